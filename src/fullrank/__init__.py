@@ -1,0 +1,25 @@
+"""Rank in both senses: the rank of a matrix and the rank of an item."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: Public name -> the room that defines it. Rooms load when they are entered: `import fullrank` loads none.
+_PUBLIC = {
+    "Report": "fullrank.spectra",
+    "Spectrum": "fullrank.spectra",
+    "analyze": "fullrank.spectra",
+}
+
+__all__ = ["Report", "Spectrum", "__version__", "analyze"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'fullrank' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

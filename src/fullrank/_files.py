@@ -1,0 +1,68 @@
+"""Atomic files: a reader sees the old content or the new, never a half."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file atomically: temporary file in the same folder, fsync, rename.
+
+    Args:
+        path: where the file goes; missing parent folders are made.
+        content: all of it.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; whatever stood at `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text atomically; see `write_bytes`."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON atomically, indented, NaN and infinity as null; see `write_bytes`."""
+    return write_text(path, to_json(value) + "\n")
+
+
+def to_json(value: Any, indent: int | None = 1) -> str:
+    """Strict JSON text: numbers that JSON does not know (NaN, infinity) become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

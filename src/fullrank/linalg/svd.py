@@ -1,0 +1,239 @@
+"""The singular value decomposition by the cheapest route that is still right: exact, Gram, or randomised."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fullrank.linalg.finite import require_finite
+
+Method = Literal["auto", "exact", "gram", "randomized"]
+
+# The Gram route is accepted when its estimated relative error on the effective rank is below this; the promise of
+# "auto" is ten times as much (1e-4).
+_GRAM_TOLERANCE = 1e-5
+# Rows taken at a time when a product of a low-precision matrix is accumulated in higher precision.
+_CHUNK = 4096
+# Randomised range finder (Halko, Martinsson and Tropp 2011, algorithm 4.4).
+_OVERSAMPLING = 10
+_POWER_ITERATIONS = 4
+
+
+class SVD(NamedTuple):
+    """Factors of `matrix ≈ U @ diag(S) @ Vh`.
+
+    Attributes:
+        U: left singular vectors, (..., m, k), orthonormal columns.
+        S: singular values, (..., k), descending.
+        Vh: right singular vectors, (..., k, n), orthonormal rows.
+    """
+
+    U: Float[Tensor, "*batch m k"]
+    S: Float[Tensor, "*batch k"]
+    Vh: Float[Tensor, "*batch k n"]
+
+    def reconstruct(self) -> Float[Tensor, "*batch m n"]:
+        """The product of the factors."""
+        return (self.U * self.S.unsqueeze(-2)) @ self.Vh
+
+
+def singular_values(
+    matrix: Float[Tensor, "*batch m n"], method: Literal["auto", "exact", "gram"] = "auto"
+) -> Float[Tensor, "*batch k"]:
+    """All singular values, descending, k = min(m, n).
+
+    Args:
+        matrix: any leading batch shape, any floating dtype; half precision is computed in float32 or better.
+        method: "exact" is LAPACK's or cuSOLVER's SVD. "gram" takes the eigenvalues of the smaller of A A^T and A^T A,
+            accumulated in float64. "auto" takes a Gram matrix as long as an a-posteriori estimate keeps the relative
+            error of the effective rank below 1e-4 (float32 first for matrices at least twice as tall as wide, then
+            float64), and the exact route where it cannot, and for matrices that need a gradient.
+
+    Returns:
+        float64 for float64 input, float32 otherwise, on the input's device; differentiable.
+
+    Raises:
+        ValueError: NaN or infinite entries (with the position of the first), no matrix, or an unknown method.
+    """
+    _check(matrix, method, ("auto", "exact", "gram"))
+    compute = _compute_dtype(matrix)
+    if 0 in matrix.shape:
+        return matrix.new_zeros((*matrix.shape[:-2], min(matrix.shape[-2:])), dtype=compute)
+    if method == "exact" or (method == "auto" and matrix.requires_grad):
+        return torch.linalg.svdvals(matrix.to(compute))
+    if method == "gram":
+        return _gram_values(matrix, torch.float64)[0].to(compute)
+    return _certified_values(matrix, compute)
+
+
+def svd(
+    matrix: Float[Tensor, "*batch m n"],
+    rank: int | None = None,
+    method: Method = "auto",
+    generator: torch.Generator | None = None,
+) -> SVD:
+    """The (truncated) singular value decomposition, with deterministic signs.
+
+    Signs: the entry of largest magnitude in each left singular vector is positive.
+
+    Args:
+        matrix: any leading batch shape, any floating dtype; half precision is computed in float32 or better.
+        rank: how many components to keep; all min(m, n) by default.
+        method: "exact"; "gram" (eigenvectors of the smaller Gram matrix in float64); "randomized" (subspace iteration
+            with 10 extra directions and 4 power iterations; needs `rank`); "auto" takes "randomized" when `rank` is at
+            most a tenth of a side of at least 1024, "gram" for float32 matrices whose kept part the Gram matrix
+            resolves, "exact" otherwise.
+        generator: source of randomness for "randomized"; a generator seeded with 0 by default, so that the same call
+            gives the same factors.
+
+    Returns:
+        `SVD(U, S, Vh)`; float64 for float64 input, float32 otherwise.
+
+    Raises:
+        ValueError: NaN or infinite entries, `rank` outside 1..min(m, n), an unknown method, or "randomized" without
+            `rank`.
+    """
+    _check(matrix, method, get_args(Method))
+    smaller = min(matrix.shape[-2:])
+    if rank is not None and not 1 <= rank <= smaller:
+        raise ValueError(f"rank={rank} does not fit a matrix of shape {tuple(matrix.shape)}: 1 to {smaller} is accepted")
+    if smaller == 0:
+        raise ValueError(f"matrix of shape {tuple(matrix.shape)} has no entries to decompose")
+    kept = rank or smaller
+    if method == "randomized" or (method == "auto" and rank is not None and 10 * rank <= smaller >= 1024):
+        if rank is None:
+            raise ValueError('method="randomized" needs `rank`: how many components to find')
+        return _signed(_randomized(matrix, rank, generator))
+    if method == "gram" or (method == "auto" and not matrix.requires_grad and matrix.dtype != torch.float64):
+        factors = _gram_factors(matrix, kept, demand=method == "auto")
+        if factors is not None:
+            return _signed(factors)
+    U, S, Vh = torch.linalg.svd(matrix.to(_compute_dtype(matrix)), full_matrices=False)
+    return _signed(SVD(U[..., :kept], S[..., :kept], Vh[..., :kept, :]))
+
+
+def _check(matrix: Tensor, method: str, accepted: tuple[str, ...]) -> None:
+    if method not in accepted:
+        raise ValueError(f"method={method!r} is not known; accepted: {', '.join(map(repr, accepted))}")
+    if matrix.ndim < 2:
+        raise ValueError(f"matrix has shape {tuple(matrix.shape)}: at least two axes (rows, columns) are needed")
+    if not matrix.is_floating_point():
+        raise ValueError(f"matrix has dtype {matrix.dtype}: a floating dtype is needed; convert with .float() first")
+    require_finite(matrix)
+
+
+def _compute_dtype(matrix: Tensor) -> torch.dtype:
+    return torch.float64 if matrix.dtype == torch.float64 else torch.float32
+
+
+def _gram_matrix(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The smaller of A^T A and A A^T; rows are converted chunk by chunk, so that no copy of A in `dtype` exists."""
+    tall = matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT
+    if tall.dtype == dtype:
+        return tall.mT @ tall
+    side = tall.shape[-1]
+    gram = tall.new_zeros((*tall.shape[:-2], side, side), dtype=dtype)
+    for rows in tall.split(_CHUNK, dim=-2):
+        rows = rows.to(dtype)
+        gram = gram + rows.mT @ rows
+    return gram
+
+
+def _gram_values(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Singular values from the Gram matrix in `dtype` (as float64), and how far its eigenvalues may be off, (..., 1)."""
+    # Scaled by a power of two, so that squaring neither overflows nor underflows and changes no bit.
+    largest = matrix.detach().abs().amax(dim=(-2, -1), keepdim=True).to(torch.float64)
+    scale = torch.exp2(torch.floor(torch.log2(largest.clamp_min(torch.finfo(torch.float64).tiny))))
+    safe = bool(((scale > 2.0**-30) & (scale < 2.0**30)).all())
+    gram = _gram_matrix(matrix if safe else matrix.to(torch.float64) / scale, dtype)
+    eigenvalues = torch.linalg.eigvalsh(gram).flip(-1).to(torch.float64)
+    noise = math.sqrt(gram.shape[-1]) * torch.finfo(dtype).eps * eigenvalues[..., :1].clamp_min(0)
+    values = eigenvalues.clamp_min(0).sqrt()
+    unscale = 1.0 if safe else scale.squeeze(-1)
+    return values * unscale, noise * unscale**2
+
+
+def _resolved(values: Tensor, noise: Tensor) -> Tensor:
+    """Whether every value of a spectrum stands clear of the noise and the effective rank is known to the tolerance."""
+    total = values.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    p = values / total
+    surprise = -torch.log(p.clamp_min(torch.finfo(torch.float64).tiny))
+    entropy = (p * surprise).sum(-1, keepdim=True)
+    # First order: d(sigma) = d(lambda) / (2 sigma), and dH = sum dp (surprise - H); the errors are independent.
+    error = (noise / (2 * values.clamp_min(torch.finfo(torch.float64).tiny)) / total * (surprise - entropy)).norm(dim=-1)
+    clear = (values[..., -1:] ** 2 > 16 * noise).squeeze(-1)
+    return clear & (error < _GRAM_TOLERANCE)
+
+
+def _tail_is_negligible(values: Tensor, noise: Tensor) -> Tensor:
+    """Whether the values under the noise floor, whatever they are, could not move the effective rank by the tolerance."""
+    floor = (16 * noise).sqrt()
+    total = values.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    share = floor / total
+    hidden = (values <= floor).sum(-1, keepdim=True)
+    return (hidden * share * (1 - torch.log(share.clamp_min(1e-300))) < _GRAM_TOLERANCE).squeeze(-1)
+
+
+def _certified_values(matrix: Tensor, compute: torch.dtype) -> Tensor:
+    rows, columns = matrix.shape[-2:]
+    if compute == torch.float32 and max(rows, columns) >= 2 * min(rows, columns):
+        values, noise = _gram_values(matrix, torch.float32)
+        if bool(_resolved(values, noise).all()):
+            return values.to(compute)
+    values, noise = _gram_values(matrix, torch.float64)
+    trusted = _resolved(values, noise)
+    if compute == torch.float32:  # under 1e-7 of the largest, float32 entries say nothing about a value anyway
+        trusted = trusted | _tail_is_negligible(values, noise)
+    if not bool(trusted.all()):
+        exact = torch.linalg.svdvals(matrix[~trusted].to(torch.float64) if matrix.ndim > 2 else matrix.to(torch.float64))
+        if matrix.ndim == 2:
+            return exact.to(compute)
+        values[~trusted] = exact
+    return values.to(compute)
+
+
+def _gram_factors(matrix: Tensor, rank: int, *, demand: bool) -> SVD | None:
+    """SVD from the smaller Gram matrix in float64; None when `demand`ed accuracy is out of its reach."""
+    wide = matrix.shape[-2] < matrix.shape[-1]
+    tall = (matrix.mT if wide else matrix).to(torch.float64)
+    eigenvalues, vectors = torch.linalg.eigh(tall.mT @ tall)
+    kept = eigenvalues.flip(-1)[..., :rank].clamp_min(0)
+    # Vectors are as good as sqrt(eps) of their gap; below 1e-5 of the largest value the second factor loses orthogonality.
+    if demand and bool((kept[..., -1] <= 1e-10 * kept[..., 0]).any()):
+        return None
+    V = vectors.flip(-1)[..., :rank]
+    # QR instead of a division by S keeps the columns orthonormal where values are small; R is diagonal up to rounding.
+    U, R = torch.linalg.qr(tall @ V)
+    S = torch.diagonal(R, dim1=-2, dim2=-1)
+    U = U * torch.where(S < 0, -1.0, 1.0).unsqueeze(-2)
+    S, order = S.abs().sort(dim=-1, descending=True)
+    U = torch.take_along_dim(U, order.unsqueeze(-2), dim=-1)
+    V = torch.take_along_dim(V, order.unsqueeze(-2), dim=-1)
+    compute = _compute_dtype(matrix)
+    left, right = (V, U) if wide else (U, V)
+    return SVD(left.to(compute), S.to(compute), right.mT.to(compute))
+
+
+def _randomized(matrix: Tensor, rank: int, generator: torch.Generator | None) -> SVD:
+    compute = _compute_dtype(matrix)
+    A = matrix.to(compute)
+    width = min(rank + _OVERSAMPLING, *A.shape[-2:])
+    if generator is None:
+        generator = torch.Generator(A.device).manual_seed(0)
+    test = torch.randn((*A.shape[:-2], A.shape[-1], width), generator=generator, dtype=compute, device=generator.device)
+    Q = torch.linalg.qr(A @ test.to(A.device)).Q
+    for _ in range(_POWER_ITERATIONS):
+        Q = torch.linalg.qr(A.mT @ Q).Q
+        Q = torch.linalg.qr(A @ Q).Q
+    U, S, Vh = torch.linalg.svd(Q.mT @ A, full_matrices=False)
+    return SVD((Q @ U)[..., :rank], S[..., :rank], Vh[..., :rank, :])
+
+
+def _signed(factors: SVD) -> SVD:
+    peak = factors.U.abs().argmax(dim=-2, keepdim=True)
+    sign = torch.where(torch.take_along_dim(factors.U, peak, dim=-2) < 0, -1.0, 1.0).to(factors.U.dtype)
+    return SVD(factors.U * sign, factors.S, factors.Vh * sign.mT)

@@ -1,0 +1,29 @@
+"""Measure: singular spectra of weights, activations and gradients, every rank, and the report of a model."""
+
+from fullrank.spectra.ranks import (
+    effective_rank,
+    energy_rank,
+    error_rank,
+    frobenius_norm,
+    nuclear_norm,
+    numerical_rank,
+    participation_ratio,
+    power_law_exponent,
+    spectral_entropy,
+    stable_rank,
+)
+from fullrank.spectra.spectrum import Spectrum
+
+__all__ = [
+    "Spectrum",
+    "effective_rank",
+    "energy_rank",
+    "error_rank",
+    "frobenius_norm",
+    "nuclear_norm",
+    "numerical_rank",
+    "participation_ratio",
+    "power_law_exponent",
+    "spectral_entropy",
+    "stable_rank",
+]

@@ -1,0 +1,108 @@
+"""Every rank and norm as a function of singular values, batched over leading axes and differentiable.
+
+Zero spectra have no effective rank (0/0); the functions return NaN for them, and whoever asks a user-facing question
+refuses them first with words.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Values = Float[Tensor, "*batch k"]
+Scalar = Float[Tensor, "*batch"]
+
+
+def spectral_entropy(values: Values, *, eps: float = 0.0, squared: bool = False) -> Scalar:
+    """Shannon entropy in nats of the normalised spectrum, p_k = s_k / sum(s) + eps.
+
+    Args:
+        values: non-negative singular values, (..., k).
+        eps: added to every p, outside the normalisation, as RankMe does (arXiv 2210.02885, equation 1).
+        squared: normalise the squares instead (entropy over covariance eigenvalues).
+    """
+    weights = values.square() if squared else values
+    p = weights / weights.sum(-1, keepdim=True) + eps
+    return -torch.special.xlogy(p, torch.where(p > 0, p, torch.ones_like(p))).sum(-1)
+
+
+def effective_rank(values: Values, *, eps: float = 0.0, squared: bool = False) -> Scalar:
+    """exp of the spectral entropy: Roy and Vetterli (2007) for eps = 0, RankMe for eps = 1e-7. Range 1 to k.
+
+    Args:
+        values: non-negative singular values, (..., k).
+        eps: see `spectral_entropy`.
+        squared: see `spectral_entropy`.
+    """
+    return spectral_entropy(values, eps=eps, squared=squared).exp()
+
+
+def nuclear_norm(values: Values) -> Scalar:
+    """Sum of the singular values."""
+    return values.sum(-1)
+
+
+def frobenius_norm(values: Values) -> Scalar:
+    """Root of the sum of squares."""
+    return torch.linalg.vector_norm(values, dim=-1)
+
+
+def stable_rank(values: Values) -> Scalar:
+    """Sum of squares over the largest square. Range 1 to rank."""
+    return (values / values.amax(-1, keepdim=True)).square().sum(-1)
+
+
+def participation_ratio(values: Values) -> Scalar:
+    """(sum s^2)^2 / sum s^4. Range 1 to rank."""
+    power = (values / values.amax(-1, keepdim=True)).square()
+    return power.sum(-1).square() / power.square().sum(-1)
+
+
+def numerical_rank(values: Values, tolerance: float) -> Int[Tensor, "*batch"]:
+    """How many values exceed `tolerance` times the largest; 0 for a zero spectrum."""
+    return (values > tolerance * values.amax(-1, keepdim=True)).sum(-1)
+
+
+def energy_rank(values: Values, energy: float) -> Int[Tensor, "*batch"]:
+    """Smallest k whose leading values hold the share `energy` of the sum of squares.
+
+    Raises:
+        ValueError: `energy` outside (0, 1].
+    """
+    if not 0 < energy <= 1:
+        raise ValueError(f"energy={energy} is not a share: a number in (0, 1] is accepted, such as 0.95")
+    power = values.to(torch.float64).square()
+    # Tail sums, smallest first: the share that is missing after k values, without cancellation.
+    missing = power.flip(-1).cumsum(-1).flip(-1)
+    total = missing[..., :1]
+    return (missing > (1 - energy) * total).sum(-1)
+
+
+def error_rank(values: Values, error: float) -> Int[Tensor, "*batch"]:
+    """Smallest rank whose best approximation has relative Frobenius error at most `error`.
+
+    Raises:
+        ValueError: `error` outside [0, 1).
+    """
+    if not 0 <= error < 1:
+        raise ValueError(f"error={error} is not a relative error: a number in [0, 1) is accepted, such as 0.1")
+    return energy_rank(values, 1 - error**2)
+
+
+def power_law_exponent(values: Values, first: int = 3, last: int = 100) -> Scalar:
+    """alpha-ReQ (Agrawal et al. 2022): minus the least-squares slope of log eigenvalue against log index.
+
+    Args:
+        values: singular values, (..., k); the eigenvalues are their squares.
+        first: first index of the fit, counted from 1.
+        last: last index of the fit, inclusive; capped by k.
+    """
+    last = min(last, values.shape[-1])
+    if last <= first:
+        raise ValueError(f"a slope needs two indices, but first={first} and last={last} of {values.shape[-1]} values")
+    index = torch.arange(first, last + 1, dtype=torch.float64, device=values.device).log()
+    # Eigenvalues that are zero in exact arithmetic come out as rounding noise or 0: the floor keeps their log finite.
+    powers = values[..., first - 1 : last].to(torch.float64).square().clamp_min(torch.finfo(torch.float64).tiny).log()
+    centred = index - index.mean()
+    return -(powers * centred).sum(-1) / centred.square().sum()
