@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from importlib import import_module, util
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from fullrank.papers._trial import Trial
+from fullrank.papers._trial import Measured, Trial
 
-#: What one claim measures: a number, or several numbers by name when the claim is an ordering or a ratio.
-Measured = float | Mapping[str, float]
 Verdict = Literal["reproduced", "not reproduced", "not measured"]
 State = Literal["reproduced", "partly reproduced", "not reproduced", "not run", "not built yet"]
 
