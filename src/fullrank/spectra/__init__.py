@@ -1,5 +1,6 @@
 """Measure: singular spectra of weights, activations and gradients, every rank, and the report of a model."""
 
+from fullrank.spectra.rankme import RankMe, RankMeScorer, RankMeSelection, rankme, select_by_rankme
 from fullrank.spectra.ranks import (
     effective_rank,
     energy_rank,
@@ -15,6 +16,9 @@ from fullrank.spectra.ranks import (
 from fullrank.spectra.spectrum import Spectrum
 
 __all__ = [
+    "RankMe",
+    "RankMeScorer",
+    "RankMeSelection",
     "Spectrum",
     "effective_rank",
     "energy_rank",
@@ -24,6 +28,8 @@ __all__ = [
     "numerical_rank",
     "participation_ratio",
     "power_law_exponent",
+    "rankme",
+    "select_by_rankme",
     "spectral_entropy",
     "stable_rank",
 ]

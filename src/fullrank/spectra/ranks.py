@@ -93,16 +93,25 @@ def error_rank(values: Values, error: float) -> Int[Tensor, "*batch"]:
 def power_law_exponent(values: Values, first: int = 3, last: int = 100) -> Scalar:
     """alpha-ReQ (Agrawal et al. 2022): minus the least-squares slope of log eigenvalue against log index.
 
+    Eigenvalues that are zero up to rounding (a rank-deficient matrix) have no logarithm worth fitting and are left out.
+
     Args:
         values: singular values, (..., k); the eigenvalues are their squares.
         first: first index of the fit, counted from 1.
         last: last index of the fit, inclusive; capped by k.
+
+    Raises:
+        ValueError: fewer than two indices.
     """
     last = min(last, values.shape[-1])
     if last <= first:
         raise ValueError(f"a slope needs two indices, but first={first} and last={last} of {values.shape[-1]} values")
-    index = torch.arange(first, last + 1, dtype=torch.float64, device=values.device).log()
-    # Eigenvalues that are zero in exact arithmetic come out as rounding noise or 0: the floor keeps their log finite.
-    powers = values[..., first - 1 : last].to(torch.float64).square().clamp_min(torch.finfo(torch.float64).tiny).log()
-    centred = index - index.mean()
-    return -(powers * centred).sum(-1) / centred.square().sum()
+    powers = values.to(torch.float64).square()
+    floor = values.shape[-1] * torch.finfo(values.dtype).eps ** 2 * powers.amax(-1, keepdim=True)
+    powers = powers[..., first - 1 : last]
+    fitted = (powers > floor).to(torch.float64)
+    x = torch.arange(first, last + 1, dtype=torch.float64, device=values.device).log().expand_as(powers)
+    y = torch.where(fitted > 0, powers, 1.0).log()
+    count = fitted.sum(-1, keepdim=True)
+    x, y = (fitted * (axis - (fitted * axis).sum(-1, keepdim=True) / count) for axis in (x, y))
+    return -(x * y).sum(-1) / x.square().sum(-1)

@@ -1,0 +1,310 @@
+"""RankMe (Garrido, Balestriero, Najman and LeCun, ICML 2023, arXiv 2210.02885): embeddings' effective rank as a
+label-free criterion for choosing among runs of one self-supervised method."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torchmetrics import Metric
+
+from fullrank.linalg import require_finite
+from fullrank.spectra import ranks
+from fullrank.spectra.spectrum import Spectrum
+
+#: Rows of the paper's estimates; more change the value little.
+MAX_SAMPLES = 25_600
+# Uncentred and centred values further apart than this are worth a warning: a common offset dominates the spectrum.
+_OFFSET_RATIO = 2.0
+
+
+def rankme(
+    Z: Shaped[Tensor, "*batch samples dim"] | Shaped[np.ndarray, "*batch samples dim"],
+    *,
+    eps: float = 1e-7,
+    center: bool = False,
+    normalize_rows: bool = False,
+    squared: bool = False,
+) -> Float[Tensor, "*batch"]:
+    """RankMe of embeddings: exp of the entropy of their normalised singular values (equations 1 and 2).
+
+    Measure the embeddings (projector output) of source images without augmentation, the model in eval mode, and
+    compare only runs of one method. Differentiable with respect to `Z`.
+
+    Args:
+        Z: embeddings, one row per sample, (..., N, K); a tensor or a NumPy array. N should be at least 4 K.
+        eps: added to every normalised singular value, outside the normalisation. The paper's 1e-7 inflates the value
+            by 0.14 % at K = 2048; 1e-5, which some libraries use, by 15 %.
+        center: subtract the mean embedding first. The paper does not.
+        normalize_rows: scale every row to length 1 first. The paper does not.
+        squared: entropy of the squared singular values (covariance eigenvalues) instead.
+
+    Returns:
+        Between 1 and min(N, K) (plus what `eps` adds), of shape (...).
+
+    Raises:
+        ValueError: fewer than two rows, NaN or infinite rows (counted), or nothing but zeros.
+
+    Warns:
+        UserWarning: integers were cast to float32; N < K, so that the value is capped by N; or an uncentred value
+            that a common offset of all rows determines.
+    """
+    embeddings = _embeddings(Z)
+    rows, columns = embeddings.shape[-2:]
+    if rows < columns:
+        warnings.warn(
+            f"{rows} samples of {columns} dimensions: RankMe cannot exceed {rows}; use at least {4 * columns} samples",
+            stacklevel=2,
+        )
+    if normalize_rows:
+        embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
+    if not center and not embeddings.requires_grad:
+        _warn_of_offset(embeddings)
+    spectrum = Spectrum.of(embeddings, center=center)
+    _require_some_variation(spectrum.values, center)
+    return ranks.effective_rank(spectrum.values, eps=eps, squared=squared)
+
+
+class RankMe(Metric):
+    """RankMe as a streaming torchmetrics metric: memory O(K^2) whatever the number of samples.
+
+    The state is the Gram matrix of the embeddings (K x K, float64), their sum and their count, so that distributed
+    processes merge exactly: the states are added, not the values averaged.
+
+    Args:
+        eps: see `rankme`.
+        center: see `rankme`.
+        max_samples: rows after which updates are ignored, shared out over the processes.
+        **kwargs: torchmetrics' own options.
+
+    Raises:
+        ValueError: on `update` with another width than before, NaN or infinite rows, or not 2-D input; on `compute`
+            before two rows were seen.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    gram: Tensor
+    total: Tensor
+    count: Tensor
+
+    def __init__(
+        self, eps: float = 1e-7, center: bool = False, max_samples: int | None = MAX_SAMPLES, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if max_samples is not None and max_samples < 2:
+            raise ValueError(f"max_samples={max_samples}: at least 2 rows are needed, or None for all")
+        self.eps = eps
+        self.center = center
+        self.max_samples = max_samples
+        # Shapes are known with the first batch; a scalar zero adds to anything, also from a process without data.
+        self.add_state("gram", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @torch.no_grad()
+    def update(self, Z: Shaped[Tensor, "samples dim"]) -> None:
+        """Add a batch of embeddings, (samples, dim)."""
+        if Z.ndim != 2:
+            raise ValueError(f"Z has shape {tuple(Z.shape)}: (samples, dim) is accepted")
+        if self.gram.ndim == 2 and self.gram.shape[-1] != Z.shape[-1]:
+            raise ValueError(f"Z has {Z.shape[-1]} dimensions, but earlier batches had {self.gram.shape[-1]}")
+        if self.max_samples is not None:
+            Z = Z[: max(0, math.ceil(self.max_samples / _world_size()) - int(self.count))]
+        if len(Z) == 0:
+            return
+        _require_finite_rows(Z)
+        rows = Z.to(self.gram.device, torch.float64)
+        self.gram = self.gram + rows.mT @ rows
+        self.total = self.total + rows.sum(0)
+        self.count = self.count + len(rows)
+
+    def compute(self) -> Tensor:
+        """RankMe of all rows seen, by all processes."""
+        return ranks.effective_rank(self._values(self.center), eps=self.eps)
+
+    def spectrum(self, center: bool = False) -> Spectrum:
+        """Singular values of all rows seen."""
+        values = self._values(center)
+        return Spectrum(values, (int(self.count), self.gram.shape[-1]), torch.float64)
+
+    def report(self) -> dict[str, float]:
+        """RankMe and its companions: centred, covariance effective rank, stable rank, participation ratio, alpha-ReQ."""
+        values, centred = self._values(False), self._values(True)
+        report = {
+            "samples": float(self.count),
+            "dim": float(self.gram.shape[-1]),
+            "rankme": float(ranks.effective_rank(values, eps=self.eps)),
+            "rankme_centered": float(ranks.effective_rank(centred, eps=self.eps)),
+            "covariance_effective_rank": float(ranks.effective_rank(centred, squared=True)),
+            "stable_rank": float(ranks.stable_rank(values)),
+            "participation_ratio": float(ranks.participation_ratio(values)),
+        }
+        if len(values) > 3:
+            report["alpha_req"] = float(ranks.power_law_exponent(centred))
+        return report
+
+    def _values(self, center: bool) -> Tensor:
+        if int(self.count) < 2:
+            raise ValueError(f"{int(self.count)} rows seen: RankMe needs at least 2; call update(embeddings) first")
+        gram = self.gram
+        if center:  # sum of (z - mean)(z - mean)^T
+            gram = gram - torch.outer(self.total, self.total) / self.count
+        eigenvalues = torch.linalg.eigvalsh(gram).flip(-1)[: int(self.count)]
+        # Below the rounding of the Gram matrix an eigenvalue is noise, and its root would be a spurious tail.
+        noise = gram.shape[-1] * torch.finfo(torch.float64).eps * self.gram.diagonal().sum()
+        values = torch.where(eigenvalues > noise, eigenvalues, 0.0).sqrt()
+        _require_some_variation(values, center)
+        return values
+
+
+@dataclass(frozen=True)
+class RankMeSelection:
+    """The run that RankMe chooses.
+
+    Attributes:
+        best: name of the chosen run.
+        scores: RankMe by run name.
+        plateau: the runs within the tolerance of the highest score, among which the tie rule chose.
+    """
+
+    best: str
+    scores: dict[str, float]
+    plateau: tuple[str, ...]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A table, highest first: `pandas.DataFrame(selection.to_rows())`."""
+        ordered = sorted(self.scores, key=lambda name: self.scores[name], reverse=True)
+        return [{"run": name, "rankme": self.scores[name], "chosen": name == self.best} for name in ordered]
+
+
+def select_by_rankme(
+    runs: Mapping[str, Tensor | np.ndarray | Iterable[Tensor]],
+    hyperparameter: Mapping[str, float] | None = None,
+    *,
+    tie: Literal["smallest", "largest"] = "smallest",
+    rtol: float = 0.01,
+    eps: float = 1e-7,
+) -> RankMeSelection:
+    """Choose among runs of one method by the highest RankMe (the paper's selection rule, without labels).
+
+    Args:
+        runs: embeddings by run name: (N, K) each, or an iterable of (batch, K) batches.
+        hyperparameter: the swept value by run name. Where several runs lie on the plateau of the highest score, the
+            `tie` end of the hyper-parameter is chosen; without it the highest score alone decides.
+        tie: "smallest" or "largest" hyper-parameter on the plateau; fix it before looking.
+        rtol: runs whose score is within this share of the highest form the plateau.
+        eps: see `rankme`.
+
+    Raises:
+        ValueError: no runs, an unknown `tie`, or a run without a hyper-parameter value.
+
+    Warns:
+        UserWarning: the runs' embeddings differ in width: RankMe does not rank different architectures or methods.
+    """
+    if not runs:
+        raise ValueError("runs={} leaves nothing to choose from")
+    if tie not in ("smallest", "largest"):
+        raise ValueError(f'tie={tie!r} is not known; accepted: "smallest", "largest"')
+    if hyperparameter is not None and (missing := sorted(set(runs) - set(hyperparameter))):
+        raise ValueError(f"hyperparameter has no value for run {missing[0]!r}")
+    metrics = {name: _accumulate(source, eps) for name, source in runs.items()}
+    widths = {name: metric.gram.shape[-1] for name, metric in metrics.items()}
+    if len(set(widths.values())) > 1:
+        warnings.warn(f"embeddings of different widths ({widths}): RankMe compares runs of one method", stacklevel=2)
+    scores = {name: float(metric.compute()) for name, metric in metrics.items()}
+    highest = max(scores.values())
+    plateau = tuple(name for name, score in scores.items() if score >= (1 - rtol) * highest)
+    if hyperparameter is None:
+        return RankMeSelection(max(scores, key=lambda name: scores[name]), scores, plateau)
+    choose = min if tie == "smallest" else max
+    return RankMeSelection(choose(plateau, key=lambda name: hyperparameter[name]), scores, plateau)
+
+
+class RankMeScorer:
+    """Scikit-learn scorer: RankMe of an estimator's `transform(X)`; labels are ignored.
+
+    Use it as `GridSearchCV(..., scoring=RankMeScorer())` over transformers.
+
+    Args:
+        eps: see `rankme`.
+        center: see `rankme`.
+    """
+
+    def __init__(self, eps: float = 1e-7, center: bool = False) -> None:
+        self.eps = eps
+        self.center = center
+
+    def __call__(self, estimator: Any, X: Any, y: Any = None) -> float:
+        """The score; higher is better.
+
+        Raises:
+            TypeError: the estimator has no `transform`.
+        """
+        if not hasattr(estimator, "transform"):
+            raise TypeError(f"{type(estimator).__name__} has no transform(X): RankMe scores embeddings, not predictions")
+        return float(rankme(np.asarray(estimator.transform(X)), eps=self.eps, center=self.center))
+
+
+def _accumulate(source: Tensor | np.ndarray | Iterable[Tensor], eps: float) -> RankMe:
+    metric = RankMe(eps=eps)
+    batches = [source] if isinstance(source, Tensor | np.ndarray) else source
+    for batch in batches:
+        metric.update(_embeddings(batch))
+    return metric
+
+
+def _embeddings(Z: Tensor | np.ndarray) -> Tensor:
+    embeddings = torch.as_tensor(Z)
+    if embeddings.ndim < 2:
+        raise ValueError(f"Z has shape {tuple(embeddings.shape)}: (samples, dim) is accepted, with any batch axes before")
+    if embeddings.shape[-2] < 2:
+        raise ValueError(f"Z has {embeddings.shape[-2]} rows: RankMe needs at least 2 samples, and many more to mean much")
+    if not embeddings.is_floating_point():
+        warnings.warn(f"Z has dtype {embeddings.dtype}; it is cast to float32", stacklevel=3)
+        embeddings = embeddings.float()
+    _require_finite_rows(embeddings)
+    return embeddings
+
+
+def _require_finite_rows(Z: Tensor) -> None:
+    try:
+        require_finite(Z, "Z")
+    except ValueError as error:
+        rows = int((~Z.isfinite()).any(-1).sum())
+        raise ValueError(f"{error} ({rows} bad rows)") from None
+
+
+def _require_some_variation(values: Tensor, center: bool) -> None:
+    if bool((values[..., 0] > 0).all()):
+        return
+    what = "all rows are the same, so the centred matrix is zero" if center else "Z is zero everywhere"
+    raise ValueError(f"RankMe is undefined (0/0): {what}")
+
+
+def _warn_of_offset(Z: Tensor) -> None:
+    mean = Z.float().mean(-2, keepdim=True)
+    shared = mean.square().sum((-2, -1)) * Z.shape[-2] / Z.float().square().sum((-2, -1)).clamp_min(1e-30)
+    if bool((shared < 0.2).all()):  # an offset that small cannot halve the value
+        return
+    uncentred, centred = (Spectrum.of(Z, center=center).effective_rank for center in (False, True))
+    if bool((centred > _OFFSET_RATIO * uncentred).any()):
+        warnings.warn(
+            f"a common offset of all rows dominates: RankMe is {float(uncentred.min()):.1f} as it is and "
+            f"{float(centred.max()):.1f} with center=True; compare like with like",
+            stacklevel=3,
+        )
+
+
+def _world_size() -> int:
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fullrank import linalg
+from fullrank.spectra import effective_rank
+
+
+def matrix_with(values: torch.Tensor, rows: int, columns: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.linalg.qr(torch.randn(rows, len(values), dtype=torch.float64, generator=generator)).Q
+    right = torch.linalg.qr(torch.randn(columns, len(values), dtype=torch.float64, generator=generator)).Q
+    return (left * values) @ right.mT
+
+
+def decay(kind: str, count: int, condition: float) -> torch.Tensor:
+    if kind == "geometric":
+        return torch.logspace(0, -math.log10(condition), count, dtype=torch.float64)
+    values = torch.full((count,), 1 / condition, dtype=torch.float64)
+    values[: 1 if kind == "one large" else count // 2] = 1
+    return values
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(20, 200),
+    columns=st.integers(20, 200),
+    kind=st.sampled_from(["geometric", "one large", "step"]),
+    condition=st.sampled_from([1.0, 30.0, 1e3, 1e5, 1e6]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 1000),
+)
+def test_auto_keeps_the_effective_rank_of_a_float64_svd(rows, columns, kind, condition, dtype, seed):
+    matrix = matrix_with(decay(kind, min(rows, columns), condition), rows, columns, seed).to(dtype)
+    exact = effective_rank(torch.linalg.svdvals(matrix.double()))
+    found = effective_rank(linalg.singular_values(matrix).double())
+    assert abs(found / exact - 1) < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(400, 50), (50, 400), (64, 64), (1, 7), (7, 1), (3, 2, 20, 10)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["auto", "exact", "gram"])
+def test_every_route_agrees_with_lapack(shape, dtype, method):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    values = linalg.singular_values(matrix, method=method)
+    expected = torch.linalg.svdvals(matrix.double())
+    assert values.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-5 * float(expected.max()))
+
+
+def test_a_batch_falls_back_only_where_it_must():
+    matrices = torch.randn(3, 60, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    matrices[1] = torch.outer(matrices[1, :, 0], matrices[1, 0])
+    values = linalg.singular_values(matrices)
+    torch.testing.assert_close(values, torch.linalg.svdvals(matrices), rtol=1e-9, atol=1e-12)
+
+
+def test_scale_does_not_matter():
+    matrix = torch.randn(80, 30, generator=torch.Generator().manual_seed(2))
+    values = linalg.singular_values(matrix)
+    for power in (-100, 100):
+        scaled = linalg.singular_values(matrix.double() * 2.0**power) / 2.0**power
+        torch.testing.assert_close(scaled.float(), values, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("method", ["auto", "exact", "gram", "randomized"])
+@pytest.mark.parametrize("shape", [(90, 40), (40, 90), (2, 50, 50)])
+def test_factors_are_a_decomposition(method, shape):
+    generator = torch.Generator().manual_seed(3)
+    low = torch.randn(*shape[:-1], 6, generator=generator) @ torch.randn(*shape[:-2], 6, shape[-1], generator=generator)
+    U, S, Vh = factors = linalg.svd(low, rank=6, method=method)
+    torch.testing.assert_close(factors.reconstruct(), low, rtol=1e-4, atol=1e-4)
+    eye = torch.eye(6).expand(*shape[:-2], 6, 6)
+    torch.testing.assert_close(U.mT @ U, eye, rtol=0, atol=1e-4)
+    torch.testing.assert_close(Vh @ Vh.mT, eye, rtol=0, atol=1e-4)
+    assert bool((S.diff(dim=-1) <= 0).all())
+    assert bool((torch.take_along_dim(U, U.abs().argmax(-2, keepdim=True), dim=-2) > 0).all())
+
+
+def test_a_rank_deficient_matrix_keeps_orthonormal_factors():
+    low = torch.ones(30, 20)
+    U, S, Vh = linalg.svd(low)
+    torch.testing.assert_close(U.mT @ U, torch.eye(20), rtol=0, atol=1e-5)
+    assert S[0] == pytest.approx(math.sqrt(600), rel=1e-5)
+
+
+def test_randomized_is_reproducible_and_takes_a_generator():
+    matrix = torch.randn(200, 100, generator=torch.Generator().manual_seed(4))
+    once, twice = (linalg.svd(matrix, 5, "randomized").U for _ in range(2))
+    assert torch.equal(once, twice)
+    other = linalg.svd(matrix, 5, "randomized", generator=torch.Generator().manual_seed(9)).U
+    assert not torch.equal(once, other)
+
+
+def test_gradient_reaches_the_matrix():
+    matrix = torch.randn(8, 5, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(5))
+    assert torch.autograd.gradcheck(linalg.singular_values, (matrix,))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_entries_are_refused_with_their_position(bad):
+    matrix = torch.zeros(4, 6)
+    matrix[2, 5] = bad
+    with pytest.raises(ValueError, match=r"at \(2, 5\) \(1 of its 24"):
+        linalg.singular_values(matrix)
+    with pytest.raises(ValueError, match=r"at \(2, 5\)"):
+        linalg.svd(matrix)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: linalg.svd(m, rank=0), "rank=0 does not fit"),
+        (lambda m: linalg.svd(m, rank=5), "1 to 4 is accepted"),
+        (lambda m: linalg.svd(m, method="randomized"), "needs `rank`"),
+        (lambda m: linalg.svd(m[0]), "at least two axes"),
+        (lambda m: linalg.svd(m.long()), "floating dtype"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_arguments_say_what_is_accepted(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(torch.ones(6, 4))
+
+
+def test_zero_and_empty_matrices():
+    assert linalg.singular_values(torch.zeros(5, 3)).tolist() == [0, 0, 0]
+    assert linalg.singular_values(torch.zeros(0, 3)).shape == (0,)
