@@ -1,5 +1,8 @@
 """Measure: singular spectra of weights, activations and gradients, every rank, and the report of a model."""
 
+from fullrank.spectra.gradient_factors import GradientFactors
+from fullrank.spectra.gradient_report import SpectraComparison, SpectraReport
+from fullrank.spectra.gradients import GradientSpectra
 from fullrank.spectra.rankme import RankMe, RankMeScorer, RankMeSelection, rankme, select_by_rankme
 from fullrank.spectra.ranks import (
     effective_rank,
@@ -16,9 +19,13 @@ from fullrank.spectra.ranks import (
 from fullrank.spectra.spectrum import Spectrum
 
 __all__ = [
+    "GradientFactors",
+    "GradientSpectra",
     "RankMe",
     "RankMeScorer",
     "RankMeSelection",
+    "SpectraComparison",
+    "SpectraReport",
     "Spectrum",
     "effective_rank",
     "energy_rank",
