@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -42,7 +43,7 @@ class SVD(NamedTuple):
 
 
 def singular_values(
-    matrix: Float[Tensor, "*batch m n"], method: Literal["auto", "exact", "gram"] = "auto"
+    matrix: Float[Tensor, "*batch m n"], method: Literal["auto", "exact", "gram"] = "auto", name: str = "matrix"
 ) -> Float[Tensor, "*batch k"]:
     """All singular values, descending, k = min(m, n).
 
@@ -52,6 +53,7 @@ def singular_values(
             accumulated in float64. "auto" takes a Gram matrix as long as an a-posteriori estimate keeps the relative
             error of the effective rank below 1e-4 (float32 first for matrices at least twice as tall as wide, then
             float64), and the exact route where it cannot, and for matrices that need a gradient.
+        name: how errors call the matrix.
 
     Returns:
         float64 for float64 input, float32 otherwise, on the input's device; differentiable.
@@ -59,7 +61,7 @@ def singular_values(
     Raises:
         ValueError: NaN or infinite entries (with the position of the first), no matrix, or an unknown method.
     """
-    _check(matrix, method, ("auto", "exact", "gram"))
+    _check(matrix, method, ("auto", "exact", "gram"), name)
     compute = _compute_dtype(matrix)
     if 0 in matrix.shape:
         return matrix.new_zeros((*matrix.shape[:-2], min(matrix.shape[-2:])), dtype=compute)
@@ -68,6 +70,51 @@ def singular_values(
     if method == "gram":
         return _gram_values(matrix, torch.float64)[0].to(compute)
     return _certified_values(matrix, compute)
+
+
+def singular_values_of_rows(
+    blocks: Callable[[], Iterable[Float[Tensor, "rows columns"]]], name: str = "matrix"
+) -> Float[Tensor, "k"]:
+    """All singular values of a tall matrix that is given in blocks of rows and never held whole.
+
+    Memory: two matrices of columns x columns beside one block. The Gram matrix is taken in float32 first, in float64
+    where the a-posteriori estimate of `singular_values` asks for it; float64 is the end, as in its method "gram".
+
+    Args:
+        blocks: gives the blocks, floating point, once more each time it is called; together at least as many rows as
+            columns.
+        name: how errors call the matrix.
+
+    Returns:
+        float64 for float64 blocks, float32 otherwise, descending.
+
+    Raises:
+        ValueError: NaN or infinite entries, with the position of the first.
+    """
+    gram, compute = _gram_of_blocks(blocks(), None, name)
+    if compute == torch.float32:
+        values, noise = _values_of_gram(gram, torch.float32)
+        if bool(_resolved(values, noise)):
+            return values.to(compute)
+        gram, _ = _gram_of_blocks(blocks(), torch.float64, name)
+    return _values_of_gram(gram, torch.float64)[0].to(compute)
+
+
+def _gram_of_blocks(
+    blocks: Iterable[Tensor], dtype: torch.dtype | None, name: str
+) -> tuple[Tensor, torch.dtype]:
+    """The sum of the blocks' Gram matrices (in the blocks' own precision by default), and the dtype of the result."""
+    gram, start, compute = None, 0, torch.float32
+    for block in blocks:
+        require_finite(block, f"{name} (from row {start})")
+        start += len(block)
+        compute = _compute_dtype(block)
+        rows = block.to(dtype or compute)
+        product = rows.mT @ rows
+        gram = product.double() if gram is None else gram.add_(product)
+    if gram is None:
+        raise ValueError(f"{name} has no rows")
+    return gram, compute
 
 
 def svd(
@@ -116,14 +163,14 @@ def svd(
     return _signed(SVD(U[..., :kept], S[..., :kept], Vh[..., :kept, :]))
 
 
-def _check(matrix: Tensor, method: str, accepted: tuple[str, ...]) -> None:
+def _check(matrix: Tensor, method: str, accepted: tuple[str, ...], name: str = "matrix") -> None:
     if method not in accepted:
         raise ValueError(f"method={method!r} is not known; accepted: {', '.join(map(repr, accepted))}")
     if matrix.ndim < 2:
-        raise ValueError(f"matrix has shape {tuple(matrix.shape)}: at least two axes (rows, columns) are needed")
+        raise ValueError(f"{name} has shape {tuple(matrix.shape)}: at least two axes (rows, columns) are needed")
     if not matrix.is_floating_point():
-        raise ValueError(f"matrix has dtype {matrix.dtype}: a floating dtype is needed; convert with .float() first")
-    require_finite(matrix)
+        raise ValueError(f"{name} has dtype {matrix.dtype}: a floating dtype is needed; convert with .float() first")
+    require_finite(matrix, name)
 
 
 def _compute_dtype(matrix: Tensor) -> torch.dtype:
@@ -145,16 +192,20 @@ def _gram_matrix(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _gram_values(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Singular values from the Gram matrix in `dtype` (as float64), and how far its eigenvalues may be off, (..., 1)."""
-    # Scaled by a power of two, so that squaring neither overflows nor underflows and changes no bit.
-    largest = matrix.detach().abs().amax(dim=(-2, -1), keepdim=True).to(torch.float64)
-    scale = torch.exp2(torch.floor(torch.log2(largest.clamp_min(torch.finfo(torch.float64).tiny))))
-    safe = bool(((scale > 2.0**-30) & (scale < 2.0**30)).all())
-    gram = _gram_matrix(matrix if safe else matrix.to(torch.float64) / scale, dtype)
-    eigenvalues = torch.linalg.eigvalsh(gram).flip(-1).to(torch.float64)
+    lowest, highest = torch.aminmax(matrix.detach())
+    largest = float(torch.maximum(lowest.abs(), highest.abs()))
+    if largest == 0 or 2.0**-30 < largest < 2.0**30:  # squares neither overflow nor underflow
+        return _values_of_gram(_gram_matrix(matrix, dtype), dtype)
+    scale = 2.0 ** math.floor(math.log2(largest))  # a power of two changes no digit
+    values, noise = _values_of_gram(_gram_matrix(matrix.to(torch.float64) / scale, dtype), dtype)
+    return values * scale, noise * scale**2
+
+
+def _values_of_gram(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Roots of the eigenvalues of a Gram matrix that was summed in `dtype`, and the noise of the eigenvalues."""
+    eigenvalues = torch.linalg.eigvalsh(gram.to(dtype)).flip(-1).to(torch.float64)
     noise = math.sqrt(gram.shape[-1]) * torch.finfo(dtype).eps * eigenvalues[..., :1].clamp_min(0)
-    values = eigenvalues.clamp_min(0).sqrt()
-    unscale = 1.0 if safe else scale.squeeze(-1)
-    return values * unscale, noise * unscale**2
+    return eigenvalues.clamp_min(0).sqrt(), noise
 
 
 def _resolved(values: Tensor, noise: Tensor) -> Tensor:

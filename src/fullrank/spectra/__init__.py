@@ -1,5 +1,7 @@
 """Measure: singular spectra of weights, activations and gradients, every rank, and the report of a model."""
 
+from fullrank.spectra.analysis import analyze
+from fullrank.spectra.checkpoint import Checkpoint, CheckpointError
 from fullrank.spectra.gradient_factors import GradientFactors
 from fullrank.spectra.gradient_report import SpectraComparison, SpectraReport
 from fullrank.spectra.gradients import GradientSpectra
@@ -16,17 +18,26 @@ from fullrank.spectra.ranks import (
     spectral_entropy,
     stable_rank,
 )
+from fullrank.spectra.report import HeadReport, MatrixReport, Report, Skipped, Truncation
 from fullrank.spectra.spectrum import Spectrum
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointError",
     "GradientFactors",
     "GradientSpectra",
+    "HeadReport",
+    "MatrixReport",
     "RankMe",
     "RankMeScorer",
     "RankMeSelection",
+    "Report",
+    "Skipped",
     "SpectraComparison",
     "SpectraReport",
     "Spectrum",
+    "Truncation",
+    "analyze",
     "effective_rank",
     "energy_rank",
     "error_rank",
