@@ -117,7 +117,9 @@ class Result:
             data = json.loads(file.read_text())
             schema = data["schema"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ResultError(f"{file} is not a result of Fullrank ({error}); remove the folder and run again") from error
+            raise ResultError(
+                f"{file} is not a result of Fullrank ({error}); remove the folder and run again"
+            ) from error
         if schema > SCHEMA:
             raise ResultError(
                 f"{file} was made by a newer Fullrank (layout {schema}; this one reads up to {SCHEMA}): "
@@ -130,7 +132,7 @@ class Result:
             raise ResultError(f"{file} lacks what a result needs ({error}); remove the folder and run again") from error
 
     def recomputed(self, paper: Paper) -> Result:
-        """The same measurements under the paper's claims as they are declared now: verdicts are computed, never stored."""
+        """The same measurements under the claims as they are declared now: verdicts are computed, never stored."""
         measured = {claim.id: claim for claim in self.claims}
         claims = tuple(
             ClaimResult.of(claim, measured[claim.id].value, measured[claim.id].spread)

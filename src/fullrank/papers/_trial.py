@@ -20,7 +20,6 @@ Item = TypeVar("Item")
 Choice = TypeVar("Choice")
 
 
-
 class Cancelled(Exception):
     """The study was asked to stop; what its finished steps computed is kept for the next run."""
 
