@@ -2,6 +2,7 @@
 
 from fullrank.spectra.analysis import analyze
 from fullrank.spectra.checkpoint import Checkpoint, CheckpointError
+from fullrank.spectra.comparison import Comparison, MatrixChange, compare
 from fullrank.spectra.gradient_factors import GradientFactors
 from fullrank.spectra.gradient_report import SpectraComparison, SpectraReport
 from fullrank.spectra.gradients import GradientSpectra
@@ -24,9 +25,11 @@ from fullrank.spectra.spectrum import Spectrum
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Comparison",
     "GradientFactors",
     "GradientSpectra",
     "HeadReport",
+    "MatrixChange",
     "MatrixReport",
     "RankMe",
     "RankMeScorer",
@@ -38,6 +41,7 @@ __all__ = [
     "Spectrum",
     "Truncation",
     "analyze",
+    "compare",
     "effective_rank",
     "energy_rank",
     "error_rank",

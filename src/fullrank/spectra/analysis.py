@@ -50,6 +50,7 @@ def analyze(
     *,
     heads: bool = True,
     device: str = "cpu",
+    name: str | None = None,
     on_progress: OnProgress = lambda done, total, text: None,
 ) -> Report:
     """The rank of every matrix of a model, and where compression is cheapest.
@@ -60,6 +61,7 @@ def analyze(
         model: a live module, a Hugging Face folder, a `.safetensors` file, or a `.safetensors.index.json`.
         heads: also measure the Q-K and O-V product of every attention head, where the architecture is known.
         device: where to compute.
+        name: how the report calls the model; the path, or the module's class, by default.
         on_progress: called with (done, total, text) after every matrix.
 
     Raises:
@@ -94,7 +96,7 @@ def analyze(
         reports += _head_reports(layer, by_name, device, remarks)
         on_progress(len(matrices) + layer.layer + 1, total, f"attention heads of layer {layer.layer}")
     return Report(
-        model=label,
+        model=name or label,
         architecture=str(config.get("model_type", "")),
         matrices=tuple(measured),
         heads=tuple(reports),
