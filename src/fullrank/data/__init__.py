@@ -1,14 +1,16 @@
 """Small real data sets that travel with the package, and loaders for what is fetched: checked, cached, atomic."""
 
-from fullrank.data.dataset import DataFile, Dataset, Record
+from fullrank.data.dataset import DataFile, Dataset
 from fullrank.data.download import ChecksumError, DownloadError, download
-from fullrank.data.loading import bundled_encoder, dataset, datasets, load, locate
+from fullrank.data.loading import bundled_encoder, dataset, datasets, load, locate, path
+from fullrank.data.reading import Format, Record
 
 __all__ = [
     "ChecksumError",
     "DataFile",
     "Dataset",
     "DownloadError",
+    "Format",
     "Record",
     "bundled_encoder",
     "dataset",
@@ -16,4 +18,5 @@ __all__ = [
     "download",
     "load",
     "locate",
+    "path",
 ]

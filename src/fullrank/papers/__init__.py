@@ -3,7 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 from fullrank.papers._catalogue import UnknownPaper, catalogue, find
-from fullrank.papers._paper import TOPICS, Claim, Paper, State, Verdict
+from fullrank.papers._paper import TOPICS, Claim, Mode, Paper, State, Verdict
+from fullrank.papers._published import (
+    Difference,
+    compare_results,
+    keep,
+    kept_result,
+    latest_run,
+    readme_table,
+    results_folder,
+    state_of,
+)
 from fullrank.papers._result import ClaimResult, Result, ResultError
 from fullrank.papers._runs import RunInfo, list_runs, run, run_info, runs_folder
 from fullrank.papers._trial import SCALES, Cancelled, Measured, Scale, Trial
@@ -17,7 +27,9 @@ __all__ = [
     "Cancelled",
     "Claim",
     "ClaimResult",
+    "Difference",
     "Measured",
+    "Mode",
     "Paper",
     "PaperHit",
     "Result",
@@ -29,12 +41,19 @@ __all__ = [
     "UnknownPaper",
     "Verdict",
     "catalogue",
+    "compare_results",
     "find",
+    "keep",
+    "kept_result",
+    "latest_run",
     "list_runs",
+    "readme_table",
+    "results_folder",
     "run",
     "run_info",
     "runs_folder",
     "search",
+    "state_of",
 ]
 
 

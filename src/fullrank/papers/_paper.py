@@ -12,6 +12,7 @@ from typing import Any, Literal
 from fullrank.papers._trial import Measured, Trial
 
 Verdict = Literal["reproduced", "not reproduced", "not measured"]
+Mode = Literal["hybrid", "keyword", "semantic"]
 State = Literal["reproduced", "partly reproduced", "not reproduced", "not run", "not built yet"]
 
 TOPICS = (

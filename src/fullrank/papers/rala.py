@@ -200,12 +200,15 @@ PAPER = Paper(
             id="small-task-does-not-separate",
             says=(
                 "With a convolutional stem and position encodings, a small image task does not separate plain linear "
-                "attention, gate only, weights only, RALA and softmax: all stay within 3 points."
+                "attention, gate only, weights only, RALA and softmax: all stay within 3 points, with RALA at most "
+                "half a point below plain linear and 2 points below softmax attention."
             ),
             source="our pilot on CIFAR-10",
             unit="%",
             holds=lambda m: (
-                max(m[kind] for kind in _KINDS) - min(m[kind] for kind in _KINDS) <= 3 and m["RALA"] >= m["softmax"] - 2
+                max(m[kind] for kind in _KINDS) - min(m[kind] for kind in _KINDS) <= 3
+                and m["RALA"] >= m["plain linear"] - 0.5
+                and m["RALA"] >= m["softmax"] - 2
             ),
             kind="finding",
         ),
@@ -236,8 +239,8 @@ PAPER = Paper(
             id="released-networks-are-hybrids",
             says=(
                 "The released networks use softmax attention in stages 3 and 4: parameters are the same as in the "
-                "purely linear network, but more multiply-adds are needed, so the size does not show which of the two a "
-                "published accuracy belongs to."
+                "purely linear network, but more multiply-adds are needed, so the size does not show which of the two "
+                "a published accuracy belongs to."
             ),
             source="official code and the author's answer in issue 9 of the repository",
             holds=lambda m: m["hybrid parameters"] == m["linear parameters"] and m["hybrid GMACs"] > m["linear GMACs"],

@@ -25,12 +25,12 @@ PAPER = Paper(
         " and chain-of-thought moves them toward the context."
     ),
     notes=(
-        "The training loop that uses two sources is not published, so the loss is rebuilt from the fields of the data. "
-        "The official scripts analyse states after the last layer although the subspace is trained in a middle one; "
-        "ours analyses the trained layer and offers the other. Shares of magnitude along the two axes are not calibrated: with a "
-        "trained basis the memory axis can be larger where the context won, so signed and centred coordinates "
-        "belong beside them. Axis-wise patching with a rank-2 basis intervenes less strongly than the rank-1 "
-        "subspace; it describes better."
+        "The training loop that uses two sources is not published, so the loss is rebuilt from the fields of the "
+        "data. The official scripts analyse states after the last layer although the subspace is trained in a middle "
+        "one; ours analyses the trained layer and offers the other. Shares of magnitude along the two axes are not "
+        "calibrated: with a trained basis the memory axis can be larger where the context won, so signed and centred "
+        "coordinates belong beside them. Axis-wise patching with a rank-2 basis intervenes less strongly than the "
+        "rank-1 subspace; it describes better."
     ),
     claims=(
         Claim(

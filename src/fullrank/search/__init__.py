@@ -2,9 +2,10 @@
 
 from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
+from fullrank.search.fusion import reciprocal_rank_fusion
 from fullrank.search.hybrid import HybridRetriever
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever
-from fullrank.search.run import Qrels, Run, reciprocal_rank_fusion
+from fullrank.search.run import Qrels, Run
 
 __all__ = [
     "Answer",

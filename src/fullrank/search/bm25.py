@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from fullrank._files import write_json
+import numpy as np
+
 from fullrank._optional import require
-from fullrank.search.protocols import Document, Queries, checked, named
-from fullrank.search.run import Run
+from fullrank.search.index_folder import open_index, save_index
+from fullrank.search.protocols import Document, Queries, identifiers, named
+from fullrank.search.run import Run, at_least_one
 
 Variant = Literal["robertson", "lucene", "atire", "bm25l", "bm25+"]
 
@@ -20,32 +21,43 @@ class BM25Retriever:
 
     Args:
         variant: how term frequency and document frequency enter (Kamphuis et al. 2020).
-        k1: saturation of term frequency.
+        k1: saturation of term frequency, 0 or more.
         b: normalisation by document length, 0 to 1.
-        stopwords: language code of the words to leave out, or None for none.
+        stopwords: language of the words to leave out, such as "en" or "de"; None for none.
 
     Raises:
         MissingExtra: bm25s is not installed.
+        ValueError: an unknown variant or language, or k1 or b out of range.
     """
 
     def __init__(
         self, variant: Variant = "lucene", k1: float = 1.2, b: float = 0.75, stopwords: str | None = "en"
     ) -> None:
         self._bm25s: Any = require("bm25s", "search")
-        self.options = {"variant": variant, "k1": k1, "b": b, "stopwords": stopwords}
+        if variant not in get_args(Variant):
+            raise ValueError(f"variant={variant!r} is not known; accepted: {', '.join(get_args(Variant))}")
+        if k1 < 0:
+            raise ValueError(f"k1={k1} is not accepted; it is 0 or more, by custom 0.9 to 1.5")
+        if not 0 <= b <= 1:
+            raise ValueError(f"b={b} is not accepted; it is from 0 to 1")
+        self.variant, self.k1, self.b, self.stopwords = variant, k1, b, stopwords
+        self._words("")  # bm25s knows which languages it has
         self._index: Any = None
-        self._ids: list[str] = []
+        self._ids: np.ndarray = np.array([], dtype=object)
 
     def build(self, documents: Sequence[Document]) -> BM25Retriever:
         """Index documents, in place of what was indexed before.
 
         Raises:
-            ValueError: no documents, or an id twice.
+            ValueError: no documents, an id twice, or no document with a word to index.
         """
-        self._ids = checked(documents)
-        tokens = self._tokens([document.searched for document in documents])
-        self._index = self._bm25s.BM25(method=self.options["variant"], k1=self.options["k1"], b=self.options["b"])
-        self._index.index(tokens, show_progress=False)
+        ids = identifiers(documents)
+        tokens = self._tokenize([document.searched for document in documents])
+        if not tokens.vocab.keys() - {""}:
+            raise ValueError(f"none of the {len(ids)} documents holds a word to index (two letters, no stop word)")
+        index = self._bm25s.BM25(method=self.variant, k1=self.k1, b=self.b)
+        index.index(tokens, show_progress=False)
+        self._index, self._ids = index, np.array(ids, dtype=object)
         return self
 
     def search(self, queries: Queries, k: int = 10) -> Run:
@@ -55,26 +67,28 @@ class BM25Retriever:
             ValueError: k below 1.
             RuntimeError: nothing is indexed yet.
         """
-        if self._index is None:
-            raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
-        if k < 1:
-            raise ValueError(f"k={k}: at least 1 document is needed")
+        self._indexed()
+        at_least_one(k)
         run = Run()
         for query_id, text in named(queries).items():
-            run[query_id] = self._one(text, min(k, len(self._ids)))
+            run[query_id] = self._best(text, k)
         return run
 
     def matched_terms(self, query: str, document: Document) -> list[str]:
         """The query's terms that the document holds: why it was found."""
-        wanted, held = (self._words(text) for text in (query, document.searched))
-        return sorted(set(wanted) & set(held))
+        return sorted(set(self._words(query)) & set(self._words(document.searched)))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the index: bm25s' files, and `retriever.json` last."""
-        folder = Path(folder)
-        self._index.save(str(folder), show_progress=False)
-        write_json(folder / "retriever.json", {"options": self.options, "ids": self._ids})
-        return folder
+        """Write the index; whoever reads the folder meanwhile sees the one before.
+
+        Raises:
+            RuntimeError: nothing is indexed yet.
+            OSError: the folder cannot be written.
+        """
+        index = self._indexed()
+        options = {"variant": self.variant, "k1": self.k1, "b": self.b, "stopwords": self.stopwords}
+        about = {"options": options, "ids": self._ids.tolist()}
+        return save_index(folder, "BM25Retriever", about, lambda files: index.save(str(files), show_progress=False))
 
     @classmethod
     def load(cls, folder: str | Path) -> BM25Retriever:
@@ -82,24 +96,42 @@ class BM25Retriever:
 
         Raises:
             FileNotFoundError: the folder holds no index.
+            ValueError: it is damaged or of another retriever.
         """
-        folder = Path(folder)
-        about = json.loads((folder / "retriever.json").read_text())
+        about, files = open_index(folder, "BM25Retriever")
         retriever = cls(**about["options"])
-        retriever._ids = about["ids"]
-        retriever._index = retriever._bm25s.BM25.load(str(folder), mmap=True)
+        try:
+            retriever._index = retriever._bm25s.BM25.load(str(files), mmap=True)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"the index in {files} is damaged ({error}); build it again") from error
+        retriever._ids = np.array(about["ids"], dtype=object)
         return retriever
 
-    def _one(self, text: str, k: int) -> dict[str, float]:
-        words = [word for word in self._words(text) if word in self._index.vocab_dict]
-        if not words:
-            return {}
-        documents, scores = self._index.retrieve([words], k=k, show_progress=False)
-        return {self._ids[int(d)]: float(s) for d, s in zip(documents[0], scores[0], strict=True) if s > 0}
+    def _indexed(self) -> Any:
+        if self._index is None:
+            raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
+        return self._index
 
-    def _tokens(self, texts: list[str]) -> Any:
-        return self._bm25s.tokenize(texts, stopwords=self.options["stopwords"] or [], show_progress=False)
+    def _best(self, text: str, k: int) -> dict[str, float]:
+        """The k best documents of one query that hold a term of it, in the order of `Run`."""
+        terms = self._index.get_tokens_ids(self._words(text))
+        if not terms:
+            return {}
+        starts, postings = self._index.scores["indptr"], self._index.scores["indices"]
+        holds = np.zeros(len(self._ids), dtype=bool)
+        for term in set(terms):
+            holds[postings[starts[term] : starts[term + 1]]] = True
+        found = np.flatnonzero(holds)
+        scores = self._index.get_scores_from_ids(terms)[found]
+        if len(found) > k:  # ties of the last place stay in, so that their order decides
+            last = np.partition(scores, len(scores) - k)[len(scores) - k]
+            found, scores = found[scores >= last], scores[scores >= last]
+        run = Run()
+        run["0"] = dict(zip(self._ids[found], scores.tolist(), strict=True))
+        return dict(run.ranking("0", k))
+
+    def _tokenize(self, texts: list[str]) -> Any:
+        return self._bm25s.tokenize(texts, stopwords=self.stopwords, show_progress=False)
 
     def _words(self, text: str) -> list[str]:
-        stopwords = self.options["stopwords"] or []
-        return self._bm25s.tokenize([text], stopwords=stopwords, return_ids=False, show_progress=False)[0]
+        return self._bm25s.tokenize([text], stopwords=self.stopwords, return_ids=False, show_progress=False)[0]

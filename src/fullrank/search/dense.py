@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from safetensors.torch import load_file, save
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from fullrank._files import write_bytes, write_json
 from fullrank._optional import require
 from fullrank.data import bundled_encoder
-from fullrank.search.protocols import Document, Queries, checked, named
-from fullrank.search.run import Run
+from fullrank.search.index_folder import open_index, save_index
+from fullrank.search.protocols import Document, Queries, identifiers, named
+from fullrank.search.run import Run, at_least_one
 
-_BLOCK = 65_536  # documents scored at a time
+# Scored at a time: 256 MB of float32.
+_QUERIES = 1_024
+_DOCUMENTS = 65_536
 
 
 class Encoder(Protocol):
     """Anything that turns texts into vectors, such as a SentenceTransformer."""
 
-    def encode(self, sentences: list[str], /, **options: Any) -> Any:
-        """One vector per text."""
+    def encode(self, texts: list[str], /) -> Any:
+        """One vector per text, as an array or a tensor."""
         ...
 
 
-def load_encoder(folder: str | Path | None = None) -> Encoder:
-    """A sentence-transformers encoder from a local folder; without one the bundled all-MiniLM-L6-v2. No network.
+def load_encoder(folder: str | Path | None = None, device: str = "cpu") -> Any:
+    """A SentenceTransformer from a local folder; the bundled all-MiniLM-L6-v2 without one. No network is asked.
 
     Raises:
-        MissingExtra: sentence-transformers is not installed.
+        MissingExtra: sentence-transformers or the bundled encoder is not installed.
         FileNotFoundError: there is no such folder.
     """
     path = bundled_encoder() if folder is None else Path(folder)
@@ -44,7 +46,7 @@ def load_encoder(folder: str | Path | None = None) -> Encoder:
     shown = progress.is_progress_bar_enabled()
     progress.disable_progress_bar()  # it would write over ours
     try:
-        return cast(Encoder, library.SentenceTransformer(str(path), device="cpu", local_files_only=True))
+        return library.SentenceTransformer(str(path), device=device, local_files_only=True)
     finally:
         if shown:
             progress.enable_progress_bar()
@@ -54,7 +56,7 @@ class DenseRetriever:
     """Retrieval by cosine of encoded texts, exact.
 
     Args:
-        encoder: an object with `encode(texts)`, or a local model folder; the bundled all-MiniLM-L6-v2 by default,
+        encoder: an object with `encode(texts)`, or a local model folder; the bundled all-MiniLM-L6-v2 by default. It is
             loaded at first use.
     """
 
@@ -74,66 +76,108 @@ class DenseRetriever:
         """Encode documents, in place of what was indexed before.
 
         Raises:
-            ValueError: no documents, or an id twice.
+            ValueError: no documents, an id twice, or an encoder that does not give one finite vector per text.
         """
-        self._ids = checked(documents)
+        ids = identifiers(documents)
         self._vectors = self._encode([document.searched for document in documents])
+        self._ids = ids
         return self
 
     def search(self, queries: Queries, k: int = 10) -> Run:
         """See `Retriever.search`; scores are cosines. A blank query finds nothing.
 
         Raises:
-            ValueError: k below 1.
+            ValueError: k below 1, or an encoder whose vectors are not as long as the indexed ones.
             RuntimeError: nothing is indexed yet.
         """
-        if self._vectors is None:
-            raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
-        if k < 1:
-            raise ValueError(f"k={k}: at least 1 document is needed")
+        vectors = self._indexed()
+        at_least_one(k)
         texts = named(queries)
-        asked = {query_id: text for query_id, text in texts.items() if text.strip()}
-        run = Run({query_id: {} for query_id in texts})
-        if asked:
-            scores, index = self._nearest(self._encode(list(asked.values())), min(k, len(self._ids)))
-            for row, query_id in enumerate(asked):
-                run[query_id] = {self._ids[i]: s for i, s in zip(index[row].tolist(), scores[row].tolist(), strict=True)}
+        run = Run()
+        for query_id in texts:
+            run[query_id] = {}
+        asked = [query_id for query_id, text in texts.items() if text.strip()]
+        for start in range(0, len(asked), _QUERIES):
+            block = asked[start : start + _QUERIES]
+            encoded = self._encode([texts[query_id] for query_id in block])
+            if encoded.shape[1] != vectors.shape[1]:
+                raise ValueError(
+                    f"the encoder gives {encoded.shape[1]} numbers a text, the index holds {vectors.shape[1]}; search "
+                    f"with the encoder that the index was built with"
+                )
+            for query_id, scores, rows in zip(block, *nearest(encoded, vectors, min(k, len(vectors))), strict=True):
+                run[query_id] = dict(zip((self._ids[i] for i in rows.tolist()), scores.tolist(), strict=True))
         return run
 
     def save(self, folder: str | Path) -> Path:
-        """Write vectors (safetensors) and ids (JSON, last)."""
-        if self._vectors is None:
-            raise RuntimeError("nothing is indexed yet: call build(documents) first")
-        folder = Path(folder)
-        write_bytes(folder / "vectors.safetensors", save({"vectors": self._vectors}))
-        write_json(folder / "retriever.json", {"ids": self._ids})
-        return folder
+        """Write the vectors; whoever reads the folder meanwhile sees the ones before.
+
+        Raises:
+            RuntimeError: nothing is indexed yet.
+            OSError: the folder cannot be written.
+        """
+        vectors = self._indexed()
+        return save_index(
+            folder,
+            "DenseRetriever",
+            {"ids": self._ids},
+            lambda files: save_file({"vectors": vectors}, files / "vectors.safetensors"),
+        )
 
     @classmethod
     def load(cls, folder: str | Path, encoder: Encoder | str | Path | None = None) -> DenseRetriever:
-        """Open an index, memory-mapped; the encoder must be the one it was built with.
+        """Open an index, memory-mapped; the encoder must be the one that it was built with.
 
         Raises:
             FileNotFoundError: the folder holds no index.
+            ValueError: it is damaged or of another retriever.
         """
-        folder = Path(folder)
+        about, files = open_index(folder, "DenseRetriever")
         retriever = cls(encoder)
-        retriever._ids = json.loads((folder / "retriever.json").read_text())["ids"]
-        retriever._vectors = load_file(folder / "vectors.safetensors")["vectors"]
+        retriever._ids = about["ids"]
+        try:
+            retriever._vectors = load_file(files / "vectors.safetensors")["vectors"]
+        except (SafetensorError, OSError, KeyError) as error:
+            raise ValueError(f"the index in {files} is damaged ({error}); build it again") from error
+        if len(retriever._vectors) != len(retriever._ids):
+            raise ValueError(
+                f"the index in {files} is damaged ({len(retriever._vectors)} vectors, {len(retriever._ids)} ids); "
+                f"build it again"
+            )
         return retriever
 
-    def _encode(self, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:
-        vectors = np.asarray(self.encoder.encode(texts, show_progress_bar=False), dtype=np.float32)
-        return torch.nn.functional.normalize(torch.from_numpy(vectors), dim=-1)
+    def _indexed(self) -> torch.Tensor:
+        if self._vectors is None:
+            raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
+        return self._vectors
 
-    def _nearest(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores and positions of the k nearest documents, block by block."""
-        assert self._vectors is not None  # `search` has checked
-        best, position = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
-        for start in range(0, len(self._vectors), _BLOCK):
-            scores = queries @ self._vectors[start : start + _BLOCK].mT
-            found, index = scores.topk(min(k, scores.shape[1]))
-            best, position = torch.cat([best, found], 1), torch.cat([position, index + start], 1)
-            best, order = best.topk(min(k, best.shape[1]))
-            position = position.gather(1, order)
-        return best, position
+    def _encode(self, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:
+        encoded = self.encoder.encode(texts)
+        vectors = encoded.detach().cpu() if isinstance(encoded, torch.Tensor) else torch.from_numpy(np.asarray(encoded))
+        vectors = vectors.float()
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ValueError(
+                f"encoder gave shape {tuple(vectors.shape)} for {len(texts)} texts; (texts, dim) is needed"
+            )
+        bad = (~vectors.isfinite()).any(dim=1).nonzero().flatten()
+        if len(bad):
+            raise ValueError(f"encoder gave a vector that is not finite for the text {texts[int(bad[0])][:80]!r}")
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def nearest(
+    queries: Float[torch.Tensor, "queries dim"], documents: Float[torch.Tensor, "documents dim"], k: int
+) -> tuple[Float[torch.Tensor, "queries k"], Int[torch.Tensor, "queries k"]]:
+    """The k largest inner products of every query, descending, and the rows of their documents.
+
+    Documents are scored block by block, so that the memory needed does not grow with their number.
+    """
+    best = torch.empty(len(queries), 0)
+    rows = torch.empty(len(queries), 0, dtype=torch.long)
+    for start in range(0, len(documents), _DOCUMENTS):
+        scores = queries @ documents[start : start + _DOCUMENTS].mT
+        found, index = scores.topk(min(k, scores.shape[1]))
+        best, rows = torch.cat([best, found], 1), torch.cat([rows, index + start], 1)
+        best, order = best.topk(min(k, best.shape[1]))
+        rows = rows.gather(1, order)
+    return best, rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -16,16 +17,30 @@ class Document:
     """One document.
 
     Attributes:
-        id: unique in its collection, without white space.
+        id: unique in its collection; without white space, if it is to stand in TREC files.
         text: what is searched and shown.
         title: searched and shown before the text, if there is one.
         metadata: anything else.
+
+    Raises:
+        ValueError: an empty id.
+        TypeError: an id, a text or a title that is not text.
     """
 
     id: str
     text: str
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str):
+            raise TypeError(f"id={self.id!r} is {type(self.id).__name__}; a document's id is text: str(id)")
+        if not self.id:
+            raise ValueError("id='' is empty; a document needs an id")
+        for name in ("text", "title"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise TypeError(f"document {self.id!r}: {name}={value!r} is {type(value).__name__}; text is needed")
 
     @property
     def searched(self) -> str:
@@ -41,11 +56,18 @@ class Ranking:
         query: the query's text.
         documents: best first.
         scores: in the documents' order.
+
+    Raises:
+        ValueError: another number of scores than of documents.
     """
 
     query: str
     documents: tuple[Document, ...]
     scores: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.scores) != len(self.documents):
+            raise ValueError(f"{len(self.scores)} scores for {len(self.documents)} documents; one each is needed")
 
 
 @dataclass(frozen=True)
@@ -100,22 +122,20 @@ def named(queries: Queries) -> dict[str, str]:
     if isinstance(queries, str):
         return {"0": queries}
     if isinstance(queries, Mapping):
-        return dict(queries)
+        return {str(query_id): text for query_id, text in queries.items()}
     return {str(number): text for number, text in enumerate(queries)}
 
 
-def checked(documents: Sequence[Document], k: int | None = None) -> list[str]:
+def identifiers(documents: Sequence[Document]) -> list[str]:
     """The documents' ids.
 
     Raises:
-        ValueError: no documents, an id twice, or k below 1.
+        ValueError: no documents, or an id twice.
     """
-    if k is not None and k < 1:
-        raise ValueError(f"k={k}: at least 1 document is needed")
+    if not documents:
+        raise ValueError("documents=[] leaves nothing to index; give at least one")
     ids = [document.id for document in documents]
-    if not ids:
-        raise ValueError("documents=[] leaves nothing to index")
-    if len(set(ids)) < len(ids):
-        twice = next(id for id in ids if ids.count(id) > 1)
+    twice = next((id for id, count in Counter(ids).items() if count > 1), None)
+    if twice is not None:
         raise ValueError(f"two documents have the id {twice!r}; ids are unique in a collection")
     return ids

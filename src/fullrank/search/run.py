@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +11,64 @@ import numpy as np
 
 from fullrank._files import write_text
 from fullrank._optional import require
+from fullrank.search import trec
 
 
 class Run(dict[str, dict[str, float]]):
     """Scores by document by query: `run[query_id][doc_id]`. Higher is better.
 
-    Order is that of trec_eval: by score as float32, descending; ties by document id, descending.
+    Order is that of trec_eval: by score as float32, descending; ties by document id, descending (by bytes).
+
+    Args:
+        scores: of what the run starts with; identifiers become text, scores become floats.
+
+    Raises:
+        ValueError: a score that is not finite, or two identifiers with the same text, such as 1 and "1".
     """
+
+    def __init__(self, scores: Mapping[Any, Mapping[Any, Any]] | None = None) -> None:
+        super().__init__(_normalised(scores or {}, _finite))
 
     def ranking(self, query_id: str, k: int | None = None) -> list[tuple[str, float]]:
         """The documents of one query in order, with their scores.
 
         Args:
             query_id: of the query; a query without results has an empty ranking.
-            k: how many at most.
-        """
-        scores = self.get(query_id, {})
-        ordered = sorted(scores.items(), key=lambda item: (np.float32(item[1]), item[0]), reverse=True)
-        return ordered[:k]
-
-    def top(self, k: int) -> Run:
-        """The run with the first k documents of every query.
+            k: how many at most; all by default.
 
         Raises:
-            ValueError: k is not positive.
+            ValueError: a score is not a number, or k is below 1.
         """
-        if k < 1:
-            raise ValueError(f"k={k}: at least 1 document is needed")
-        return Run({query: dict(self.ranking(query, k)) for query in self})
+        scores = self.get(query_id, {})
+        ids = sorted(scores, reverse=True)
+        with np.errstate(over="ignore"):  # beyond float32 is infinity, as in trec_eval
+            values = np.array([scores[id] for id in ids], dtype=np.float32)
+        if np.isnan(values).any():
+            raise ValueError(f"query {query_id!r}: the score of {ids[int(np.isnan(values).argmax())]!r} is NaN")
+        order = np.argsort(-values, kind="stable")[: None if k is None else at_least_one(k)]
+        return [(ids[i], scores[ids[i]]) for i in order]
+
+    def top(self, k: int) -> Run:
+        """The run with the first k documents of every query, in order.
+
+        Raises:
+            ValueError: k is below 1.
+        """
+        best = Run()
+        for query in self:
+            best[query] = dict(self.ranking(query, k))
+        return best
 
     def to_trec(self, tag: str = "fullrank") -> str:
-        """Six columns: query, Q0, document, rank from 1, score, tag."""
-        lines = []
-        for query in self:
-            for rank, (document, score) in enumerate(self.ranking(query), 1):
-                lines.append(f"{_word(query)} Q0 {_word(document)} {rank} {score!r} {_word(tag)}\n")
-        return "".join(lines)
+        """Six columns: query, Q0, document, rank from 1, score (all its digits), tag.
+
+        Raises:
+            ValueError: an identifier with white space, which a TREC file cannot hold.
+        """
+        return "".join(
+            f"{trec.word(query)} Q0 {trec.word(document)} {rank} {float(score)!r} {trec.word(tag)}\n"
+            for query, document, rank, score in self._rows()
+        )
 
     @classmethod
     def from_trec(cls, text: str) -> Run:
@@ -56,8 +78,8 @@ class Run(dict[str, dict[str, float]]):
             ValueError: a malformed line (with its number), or a document twice in one query.
         """
         run = cls()
-        for number, (query, _, document, _, score, _) in _columns(text, 6, "query Q0 document rank score tag"):
-            _put(run.setdefault(query, {}), document, _number(score, number), number)
+        for number, (query, _, document, _, score, _) in trec.columns(text, 6, "query Q0 document rank score tag"):
+            trec.put(run.setdefault(query, {}), document, trec.score(score, number), number)
         return run
 
     def save(self, path: str | Path, tag: str = "fullrank") -> Path:
@@ -66,34 +88,51 @@ class Run(dict[str, dict[str, float]]):
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
-        """Read a TREC run file."""
-        return cls.from_trec(Path(path).read_text())
+        """Read a TREC run file; see `from_trec`."""
+        return trec.read(path, cls.from_trec)
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame with columns query, document, rank, score."""
-        rows = [
+        """A pandas DataFrame with columns query_id, doc_id, rank, score, in order."""
+        return _frame(list(self._rows()), ["query_id", "doc_id", "rank", "score"])
+
+    @classmethod
+    def from_dataframe(cls, frame: Any) -> Run:
+        """From columns query_id, doc_id, score; others are ignored.
+
+        Raises:
+            ValueError: a missing column, a score that is not finite, or a document twice in one query.
+        """
+        return cls(_from_frame(frame, "score"))
+
+    def _rows(self) -> list[tuple[str, str, int, float]]:
+        return [
             (query, document, rank, score)
             for query in self
             for rank, (document, score) in enumerate(self.ranking(query), 1)
         ]
-        return require("pandas", "search").DataFrame(rows, columns=["query", "document", "rank", "score"])
-
-    @classmethod
-    def from_dataframe(cls, frame: Any) -> Run:
-        """From columns query, document, score."""
-        run = cls()
-        for query, document, score in zip(frame["query"], frame["document"], frame["score"], strict=True):
-            run.setdefault(str(query), {})[str(document)] = float(score)
-        return run
 
 
 class Qrels(dict[str, dict[str, int]]):
-    """Relevance grades by document by query: `qrels[query_id][doc_id]`. Negative grades mean junk, as in TREC."""
+    """Relevance grades by document by query: `qrels[query_id][doc_id]`. Negative grades mean junk, as in TREC.
+
+    Args:
+        grades: what the judgements start with; identifiers become text.
+
+    Raises:
+        ValueError: a grade that is not a whole number, or two identifiers with the same text, such as 1 and "1".
+    """
+
+    def __init__(self, grades: Mapping[Any, Mapping[Any, Any]] | None = None) -> None:
+        super().__init__(_normalised(grades or {}, _whole))
 
     def to_trec(self) -> str:
-        """Four columns: query, 0, document, grade."""
+        """Four columns: query, 0, document, grade.
+
+        Raises:
+            ValueError: an identifier with white space, which a TREC file cannot hold.
+        """
         return "".join(
-            f"{_word(query)} 0 {_word(document)} {grade}\n"
+            f"{trec.word(query)} 0 {trec.word(document)} {grade}\n"
             for query, grades in self.items()
             for document, grade in grades.items()
         )
@@ -106,10 +145,8 @@ class Qrels(dict[str, dict[str, int]]):
             ValueError: a malformed line (with its number), or a document twice in one query.
         """
         qrels = cls()
-        for number, (query, _, document, grade) in _columns(text, 4, "query 0 document grade"):
-            if not grade.lstrip("+-").isdigit():
-                raise ValueError(f"line {number}: grade {grade!r} is not a whole number")
-            _put(qrels.setdefault(query, {}), document, int(grade), number)
+        for number, (query, _, document, grade) in trec.columns(text, 4, "query 0 document grade"):
+            trec.put(qrels.setdefault(query, {}), document, trec.grade(grade, number), number)
         return qrels
 
     def save(self, path: str | Path) -> Path:
@@ -118,66 +155,77 @@ class Qrels(dict[str, dict[str, int]]):
 
     @classmethod
     def load(cls, path: str | Path) -> Qrels:
-        """Read a TREC qrels file."""
-        return cls.from_trec(Path(path).read_text())
+        """Read a TREC qrels file; see `from_trec`."""
+        return trec.read(path, cls.from_trec)
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame with columns query, document, grade."""
+        """A pandas DataFrame with columns query_id, doc_id, relevance."""
         rows = [(query, document, grade) for query, grades in self.items() for document, grade in grades.items()]
-        return require("pandas", "search").DataFrame(rows, columns=["query", "document", "grade"])
+        return _frame(rows, ["query_id", "doc_id", "relevance"])
 
     @classmethod
     def from_dataframe(cls, frame: Any) -> Qrels:
-        """From columns query, document, grade."""
-        qrels = cls()
-        for query, document, grade in zip(frame["query"], frame["document"], frame["grade"], strict=True):
-            qrels.setdefault(str(query), {})[str(document)] = int(grade)
-        return qrels
+        """From columns query_id, doc_id, relevance; others are ignored.
+
+        Raises:
+            ValueError: a missing column, a grade that is not a whole number, or a document twice in one query.
+        """
+        return cls(_from_frame(frame, "relevance"))
 
 
-def reciprocal_rank_fusion(runs: Iterable[Mapping[str, Mapping[str, float]]], k0: int = 60) -> Run:
-    """Fuse runs by the sum of 1 / (k0 + rank), rank from 1 (Cormack, Clarke and Buettcher 2009).
+def at_least_one(k: int) -> int:
+    """How many results are asked for.
 
-    Args:
-        runs: of the same queries; a document that a run does not hold gets nothing from it.
-        k0: dampens the difference between the first ranks.
+    Raises:
+        ValueError: k is below 1.
     """
-    fused = Run()
-    for run in runs:
-        for query in run:
-            scores = fused.setdefault(query, {})
-            for rank, (document, _) in enumerate(Run(run).ranking(query), 1):
-                scores[document] = scores.get(document, 0.0) + 1 / (k0 + rank)
-    return fused
+    if k < 1:
+        raise ValueError(f"k={k} is not accepted; at least 1 document is needed")
+    return k
 
 
-def _columns(text: str, count: int, names: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        columns = line.split()
-        if not columns:
-            continue
-        if len(columns) != count:
-            raise ValueError(f"line {number} has {len(columns)} columns, {count} are expected ({names}): {line[:80]!r}")
-        yield number, columns
+def _normalised(
+    entries: Mapping[Any, Mapping[Any, Any]], convert: Callable[[Any, str, str], Any]
+) -> dict[str, dict[str, Any]]:
+    """Identifiers as text, values converted."""
+    result: dict[str, dict[str, Any]] = {}
+    for query, documents in entries.items():
+        values = {str(id): convert(value, str(query), str(id)) for id, value in documents.items()}
+        if len(values) < len(documents):
+            raise ValueError(f"query {str(query)!r}: two document ids have the same text")
+        result[str(query)] = values
+    if len(result) < len(entries):
+        raise ValueError("two query ids have the same text")
+    return result
 
 
-def _number(text: str, line: int) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"line {line}: score {text!r} is not a number") from None
-    if math.isnan(value):
-        raise ValueError(f"line {line}: score {text!r} has no place in a ranking")
-    return value
+def _finite(value: Any, query: str, document: str) -> float:
+    score = float(value)
+    if not math.isfinite(score):
+        raise ValueError(f"query {query!r}: the score of {document!r} is {score}; scores are finite")
+    return score
 
 
-def _put(entries: dict[str, Any], document: str, value: Any, line: int) -> None:
-    if document in entries:
-        raise ValueError(f"line {line}: document {document!r} stands twice in its query")
-    entries[document] = value
+def _whole(value: Any, query: str, document: str) -> int:
+    if int(value) != value:
+        raise ValueError(f"query {query!r}: the grade of {document!r} is {value}; grades are whole numbers")
+    return int(value)
 
 
-def _word(text: str) -> str:
-    if not text or any(character.isspace() for character in text):
-        raise ValueError(f"{text!r} cannot stand in a TREC file, whose columns are divided by white space")
-    return text
+def _frame(rows: list[Any], columns: list[str]) -> Any:
+    return require("pandas", "search").DataFrame(rows, columns=columns)
+
+
+def _from_frame(frame: Any, value: str) -> dict[str, dict[str, Any]]:
+    missing = [name for name in ("query_id", "doc_id", value) if name not in frame.columns]
+    if missing:
+        raise ValueError(f"the table has no column {', '.join(missing)}; query_id, doc_id and {value} are needed")
+    entries: dict[str, dict[str, Any]] = {}
+    for row, (query, document, number) in enumerate(
+        zip(frame["query_id"], frame["doc_id"], frame[value], strict=True), 1
+    ):
+        documents = entries.setdefault(str(query), {})
+        if str(document) in documents:
+            raise ValueError(f"row {row}: document {str(document)!r} stands twice in query {str(query)!r}")
+        documents[str(document)] = number
+    return entries

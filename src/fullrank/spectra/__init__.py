@@ -2,7 +2,8 @@
 
 from fullrank.spectra.analysis import analyze
 from fullrank.spectra.checkpoint import Checkpoint, CheckpointError
-from fullrank.spectra.comparison import Comparison, MatrixChange, compare
+from fullrank.spectra.comparing import compare
+from fullrank.spectra.comparison import Comparison, Difference, MatrixChange
 from fullrank.spectra.gradient_factors import GradientFactors
 from fullrank.spectra.gradient_report import SpectraComparison, SpectraReport
 from fullrank.spectra.gradients import GradientSpectra
@@ -26,6 +27,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Comparison",
+    "Difference",
     "GradientFactors",
     "GradientSpectra",
     "HeadReport",

@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fullrank.linalg import singular_values, singular_values_of_rows
-from fullrank.spectra.attention_heads import HeadLayer, head_layers, head_products
-from fullrank.spectra.checkpoint import Checkpoint, CheckpointError, StoredTensor
-from fullrank.spectra.report import ENERGIES, HeadReport, MatrixReport, Report, Skipped
+from fullrank.linalg import singular_values, singular_values_in_place, singular_values_of_rows
+from fullrank.spectra.attention_heads import PRODUCTS, HeadLayer, head_layers, head_products
+from fullrank.spectra.report import HeadReport, MatrixReport, Report, Skipped
 from fullrank.spectra.spectrum import Spectrum
+from fullrank.spectra.weights import Weight, weights_of
 
+LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 OnProgress = Callable[[int, int, str], None]
 
-# From this many entries on a matrix is worked on alone, and read in blocks of rows where it is tall, so that memory
-# stays within three times the largest matrix.
-_LARGE = 1 << 22
-_BLOCK = 1 << 21  # entries read at a time
-
-
-@dataclass(frozen=True)
-class _Weight:
-    """A weight that may be a matrix: what it is, and how to get it."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype | None
-    read: Callable[[], Tensor]
-    stored: StoredTensor | None = None
-    refusal: str = ""
-
-    @property
-    def entries(self) -> int:
-        return torch.Size(self.shape).numel()
+# A small matrix needs some 40 bytes an entry: itself, a float64 copy, its Gram matrix, LAPACK's copy of that. Small are
+# those of which two together stay within three times the model's largest matrix, but never more than 2^22 entries.
+_SMALL = 3 / (2 * 40)
+_SMALLEST, _LARGEST = 1 << 18, 1 << 22
+_BLOCK = 1 << 20  # entries read at a time
 
 
 def analyze(
@@ -55,7 +37,8 @@ def analyze(
 ) -> Report:
     """The rank of every matrix of a model, and where compression is cheapest.
 
-    Files are read memory-mapped and one matrix at a time (several small ones together); no model is built from them.
+    Files are read memory-mapped and one matrix at a time (several small ones together), large ones in blocks; no model
+    is built from them. On the CPU the memory needed is at most three times the largest matrix.
 
     Args:
         model: a live module, a Hugging Face folder, a `.safetensors` file, or a `.safetensors.index.json`.
@@ -67,137 +50,130 @@ def analyze(
     Raises:
         CheckpointError: nothing to read at the path, a damaged file, a pickle, a model name instead of a folder.
         TypeError: `model` is neither a module nor a path.
+        ValueError: there is no such device.
     """
     began = time.monotonic()
-    if isinstance(model, nn.Module):
-        (weights, parameters, config), label = _of_module(model), type(model).__name__
-    elif isinstance(model, str | Path):
-        checkpoint = Checkpoint.open(model)
-        (weights, parameters, config), label = _of_checkpoint(checkpoint), str(model)
-    else:
-        raise TypeError(f"model is a {type(model).__name__}: a torch.nn.Module or a path to a checkpoint is accepted")
-    matrices = [weight for weight in weights if not weight.refusal]
-    skipped = [Skipped(weight.name, weight.refusal) for weight in weights if weight.refusal]
-    remarks = [] if matrices else ["there is no matrix in this model"]
-    layers = head_layers([weight.name for weight in matrices], config) if heads else []
+    _require_device(device)
+    weights = weights_of(model)
+    matrices = [weight for weight in weights.matrices if not weight.refusal]
+    skipped = [Skipped(weight.name, weight.refusal) for weight in weights.matrices if weight.refusal]
+    remarks = _remarks(matrices)
+    layers = head_layers([weight.name for weight in matrices], weights.config) if heads else []
     if heads and matrices and not layers:
-        remarks.append("attention heads are left out: no known layout of query, key, value and output weights")
+        remarks.append(
+            "attention heads are left out: their number and their query, key, value and output weights are not known "
+            "for this architecture"
+        )
     total = len(matrices) + len(layers)
     measured: list[MatrixReport] = []
-    for weight, outcome in _measured(matrices, device):
+    for done, (weight, outcome) in enumerate(spectra_of(matrices, device), 1):
         if isinstance(outcome, Spectrum):
-            measured.append(MatrixReport.of(weight.name, weight.kind, weight.shape, _dtype_name(weight.dtype), outcome))
+            measured.append(MatrixReport.of(weight.name, weight.kind, weight.shape, outcome))
         else:
             skipped.append(Skipped(weight.name, outcome))
-        on_progress(len(measured) + len(skipped), total, weight.name)
+        on_progress(done, total, weight.name)
     reports: list[HeadReport] = []
     by_name = {weight.name: weight for weight in matrices}
-    for layer in layers:
-        reports += _head_reports(layer, by_name, device, remarks)
-        on_progress(len(matrices) + layer.layer + 1, total, f"attention heads of layer {layer.layer}")
+    unread = {item.name for item in skipped}
+    for done, layer in enumerate(layers, len(matrices) + 1):
+        try:
+            reports += _head_reports(layer, by_name, unread, device)
+        except (ValueError, LinAlgError) as error:
+            remarks.append(f"the heads of {layer.module} are left out: {error}")
+        on_progress(done, total, f"attention heads of {layer.module}")
     return Report(
-        model=name or label,
-        architecture=str(config.get("model_type", "")),
+        model=name or weights.label,
+        architecture=str(weights.config.get("model_type", "")),
         matrices=tuple(measured),
         heads=tuple(reports),
         skipped=tuple(skipped),
-        parameters=parameters,
+        parameters=weights.parameters,
         remarks=tuple(remarks),
         seconds=round(time.monotonic() - began, 3),
     )
 
 
-def matrix_of(tensor: Tensor, kind: str) -> Tensor:
-    """The matrix that a weight acts as: a convolution's kernel is (out, in * kernel)."""
-    return tensor.flatten(1) if kind == "conv" else tensor
+def spectra_of(weights: Sequence[Weight], device: str) -> Iterator[tuple[Weight, Spectrum | str]]:
+    """Every weight with its spectrum, or with why it has none.
 
+    Small ones are worked on side by side; a large one on the CPU alone, in blocks or in place, so that it is never held
+    together with a copy of itself.
 
-def _of_module(model: nn.Module) -> tuple[list[_Weight], int, Mapping[str, Any]]:
-    owners = {id(p): module for module in model.modules() for p in module.parameters(recurse=False)}
-    seen: set[int] = set()
-    weights = []
-    parameters = 0
-    for name, parameter in model.named_parameters():  # a shared parameter is named once
-        if parameter.data_ptr() in seen and parameter.numel():
-            continue
-        seen.add(parameter.data_ptr())
-        parameters += parameter.numel()
-        if parameter.ndim < 2:
-            continue
-        owner = type(owners[id(parameter)]).__name__
-        kind = "embedding" if "Embedding" in owner else "conv1d" if owner == "Conv1D" else _kind_by_shape(parameter.shape)
-        dtype = parameter.dtype if parameter.dtype.is_floating_point else None
-        tensor = parameter.detach()
-        weights.append(
-            _Weight(name, kind, tuple(tensor.shape), dtype, lambda tensor=tensor: tensor, None, _refusal(tensor.shape, dtype))
-        )
-    config = getattr(model, "config", None)
-    settings = config.to_dict() if hasattr(config, "to_dict") else {}
-    return weights, parameters, settings
+    Args:
+        weights: none of them refused.
+        device: where to compute.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    limit = _small(weights) if on_cpu else 0  # an accelerator is busy with one
 
-
-def _of_checkpoint(checkpoint: Checkpoint) -> tuple[list[_Weight], int, Mapping[str, Any]]:
-    transposed = checkpoint.config.get("model_type") in ("gpt2", "openai-gpt", "imagegpt")
-    weights = []
-    parameters = 0
-    for stored in checkpoint.tensors:
-        entries = torch.Size(stored.shape).numel()
-        if stored.dtype is not None:
-            parameters += entries
-        if len(stored.shape) < 2:
-            continue
-        kind = _kind_by_name(stored, transposed)
-        refusal = _refusal(stored.shape, stored.dtype, stored.stored_as)
-        weights.append(_Weight(stored.name, kind, stored.shape, stored.dtype, stored.read, stored, refusal))
-    return weights, parameters, checkpoint.config
-
-
-def _kind_by_shape(shape: tuple[int, ...]) -> str:
-    return "linear" if len(shape) == 2 else "conv"
-
-
-def _kind_by_name(stored: StoredTensor, transposed: bool) -> str:
-    name = stored.name.lower()
-    if len(stored.shape) == 2 and any(part in name for part in ("embed", "wte", "wpe", "shared.weight")):
-        return "embedding"
-    if transposed and len(stored.shape) == 2 and any(part in name for part in ("c_attn", "c_proj", "c_fc")):
-        return "conv1d"
-    return _kind_by_shape(stored.shape)
-
-
-def _refusal(shape: tuple[int, ...], dtype: torch.dtype | None, stored_as: str = "") -> str:
-    if dtype is None:
-        return f"its entries are not floating point ({stored_as})" if stored_as else "its entries are not floating point"
-    return "it is empty" if 0 in shape else ""
-
-
-def _measured(weights: list[_Weight], device: str) -> Iterator[tuple[_Weight, Spectrum | str]]:
-    """Every weight with its spectrum, or with why it has none; small matrices on all cores, large ones alone."""
-
-    def measure(weight: _Weight) -> Spectrum | str:
+    def measure(weight: Weight) -> Spectrum | str:
         try:
-            return _spectrum(weight, device)
-        except ValueError as error:
+            values = _large(weight) if on_cpu and weight.entries > limit else _values(weight, device)
+            return Spectrum(values, (weight.rows, weight.columns), weight.dtype or torch.float32)
+        except (ValueError, LinAlgError) as error:
             return str(error)
 
+    small: list[Weight] = []
+    for weight in weights:
+        if weight.entries <= limit:
+            small.append(weight)
+            continue
+        yield from _side_by_side(measure, small)
+        small = []
+        yield weight, measure(weight)
+    yield from _side_by_side(measure, small)
+
+
+def _small(weights: Sequence[Weight]) -> int:
+    """Up to how many entries a matrix counts as small in this model."""
+    largest = max((weight.entries * weight.dtype.itemsize for weight in weights if weight.dtype), default=0)
+    return min(max(int(_SMALL * largest), _SMALLEST), _LARGEST)
+
+
+def _values(weight: Weight, device: str) -> Tensor:
+    return singular_values(weight.read().to(device), name=weight.name).cpu()
+
+
+def _large(weight: Weight) -> Tensor:
+    rows, columns = weight.rows, weight.columns
+    if max(rows, columns) < 2 * min(rows, columns):
+        return singular_values_in_place(_copy(weight), weight.name)
+    name = weight.name if rows >= columns else f"the transpose of {weight.name}"
+    return singular_values_of_rows(lambda: _long_blocks(weight), name)
+
+
+def _copy(weight: Weight) -> Tensor:
+    """The matrix in memory of its own, in float32 or better, filled block by block."""
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    matrix = torch.empty(weight.rows, weight.columns, dtype=dtype)
+    start = 0
+    for block in weight.blocks(0, _BLOCK):
+        matrix[start : start + len(block)] = block
+        start += len(block)
+    return matrix
+
+
+def _long_blocks(weight: Weight) -> Iterator[Tensor]:
+    """Blocks of rows of the matrix, or of its transpose where that is the taller one."""
+    if weight.rows >= weight.columns:
+        yield from weight.blocks(0, _BLOCK)
+    else:
+        yield from (block.mT for block in weight.blocks(1, _BLOCK))
+
+
+def _side_by_side(
+    measure: Callable[[Weight], Spectrum | str], weights: list[Weight]
+) -> Iterator[tuple[Weight, Spectrum | str]]:
     with _one_thread_each() as pool:
-        small: list[_Weight] = []
-        for weight in weights:
-            if weight.entries < _LARGE:
-                small.append(weight)
-                continue
-            yield from zip(small, pool.map(measure, small), strict=True)
-            small = []
-            yield weight, pool.submit(measure, weight).result()
-        yield from zip(small, pool.map(measure, small), strict=True)
+        yield from zip(weights, pool.map(measure, weights), strict=True)
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch would use threads, each with one: LAPACK's own threads gain little on small matrices."""
+    """As many workers as torch would use threads, each with one: its own threads gain little on small matrices."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(min(threads, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(threads)
     try:
         yield pool
     finally:
@@ -205,56 +181,33 @@ def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _spectrum(weight: _Weight, device: str) -> Spectrum:
-    dtype = weight.dtype or torch.float32
-    rows, columns = weight.shape[0], weight.entries // weight.shape[0]
-    stored = weight.stored
-    if stored is not None and weight.entries >= _LARGE and rows >= 2 * columns:
-
-        def blocks() -> Iterator[Tensor]:
-            for block in stored.rows(max(1, _BLOCK // columns)):
-                yield _floating(matrix_of(block, weight.kind)).to(device)
-
-        return Spectrum(singular_values_of_rows(blocks, weight.name).cpu(), (rows, columns), dtype)
-    matrix = _floating(matrix_of(weight.read(), weight.kind)).to(device)
-    # The exact route needs no float64 copy, which a large square matrix could not afford within the memory promise.
-    method = "exact" if weight.entries >= _LARGE and max(rows, columns) < 2 * min(rows, columns) else "auto"
-    return Spectrum(singular_values(matrix, method=method, name=weight.name).cpu(), (rows, columns), dtype)
-
-
-def _floating(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else tensor
-
-
-def _head_reports(
-    layer: HeadLayer, weights: Mapping[str, _Weight], device: str, remarks: list[str]
-) -> list[HeadReport]:
-    def read(name: str) -> Tensor:
-        return _floating(weights[name].read()).to(device)
-
+def _head_reports(layer: HeadLayer, weights: Mapping[str, Weight], unread: Set[str], device: str) -> list[HeadReport]:
+    if missing := [name for name in layer.names if name in unread]:
+        raise ValueError(f"{missing[0]} could not be measured")
     reports = []
-    for product in ("QK", "OV"):
-        try:
-            values = head_products(layer, read, product).cpu()
-        except (ValueError, CheckpointError) as error:
-            remarks.append(f"heads of layer {layer.layer} ({product}) are left out: {error}")
-            continue
-        head_dim = values.shape[-1]
-        for head, spectrum in enumerate(Spectrum(row, (head_dim, head_dim)) for row in values):
-            zero = float(spectrum.spectral_norm) == 0
-            reports.append(
-                HeadReport(
-                    layer=layer.layer,
-                    head=head,
-                    product=product,
-                    head_dim=head_dim,
-                    effective_rank=0.0 if zero else float(spectrum.effective_rank),
-                    stable_rank=0.0 if zero else float(spectrum.stable_rank),
-                    energy_ranks={f"{energy:.2f}": int(spectrum.energy_rank(energy)) for energy in ENERGIES},
-                )
-            )
+    for product in PRODUCTS:
+        values = head_products(layer, weights, product, device).cpu()
+        size = values.shape[-1]
+        reports += [
+            HeadReport.of(layer.layer, head, product, layer.module, Spectrum(row, (size, size)))
+            for head, row in enumerate(values)
+        ]
     return reports
 
 
-def _dtype_name(dtype: torch.dtype | None) -> str:
-    return str(dtype).removeprefix("torch.")
+def _remarks(matrices: list[Weight]) -> list[str]:
+    if not matrices:
+        return ["there is no matrix in this model"]
+    if any(weight.dtype is not None and weight.dtype.itemsize == 1 for weight in matrices):
+        return ["8-bit weights are measured as they are stored, without the scales that are stored beside them"]
+    return []
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={device!r} cannot be used ({reason}); cpu, cuda, cuda:1 or mps are accepted"
+        ) from error

@@ -1,4 +1,4 @@
-"""Attention heads as pairs of projections: the Q-K product (which tokens attend) and the O-V product (what they pass on).
+"""Attention heads as pairs of projections: Q and K (which tokens attend), O and V (what they pass on).
 
 A head's product of two projections is a dim x dim matrix of rank at most head_dim. It is never formed: its singular
 values are those of the head_dim x head_dim core of its two thin QR factorisations.
@@ -7,7 +7,7 @@ values are those of the head_dim x head_dim core of its two thin QR factorisatio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,19 +16,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fullrank.linalg import singular_values
+from fullrank.spectra.weights import Weight
 
-# Weight names of one attention layer: {kind: pattern}; the same prefix makes the layer.
+Product = Literal["QK", "OV"]
+PRODUCTS: tuple[Product, ...] = ("QK", "OV")
+
+# Names of one attention layer's weights, in the order q, k, v, o; the same prefix makes the layer.
 _SEPARATE = (
-    {"q": r"self_attn\.q_proj", "k": r"self_attn\.k_proj", "v": r"self_attn\.v_proj", "o": r"self_attn\.(?:o_proj|out_proj)"},
-    {"q": r"attention\.self\.query", "k": r"attention\.self\.key", "v": r"attention\.self\.value", "o": r"attention\.output\.dense"},
-    {"q": r"attention\.attention\.query", "k": r"attention\.attention\.key", "v": r"attention\.attention\.value",
-     "o": r"attention\.output\.dense"},
-    {"q": r"attention\.q_lin", "k": r"attention\.k_lin", "v": r"attention\.v_lin", "o": r"attention\.out_lin"},
-    {"q": r"attention\.q_proj", "k": r"attention\.k_proj", "v": r"attention\.v_proj", "o": r"attention\.(?:o_proj|out_proj)"},
-    {"q": r"SelfAttention\.q", "k": r"SelfAttention\.k", "v": r"SelfAttention\.v", "o": r"SelfAttention\.o"},
-)  # fmt: skip
-_FUSED = {"qkv": r"attn\.c_attn", "o": r"attn\.c_proj"}  # GPT-2, Conv1D: stored (in, out)
+    # Llama, Mistral, Qwen, Gemma, OPT, BART, CLIP
+    (r"self_attn\.q_proj", r"self_attn\.k_proj", r"self_attn\.v_proj", r"self_attn\.(?:o_proj|out_proj)"),
+    # BERT, MiniLM, RoBERTa, ELECTRA
+    (r"attention\.self\.query", r"attention\.self\.key", r"attention\.self\.value", r"attention\.output\.dense"),
+    # ViT, DeiT, DINOv2
+    (
+        r"attention\.attention\.query",
+        r"attention\.attention\.key",
+        r"attention\.attention\.value",
+        r"attention\.output\.dense",
+    ),
+    # DistilBERT
+    (r"attention\.q_lin", r"attention\.k_lin", r"attention\.v_lin", r"attention\.out_lin"),
+    # Wav2Vec2, GPT-Neo, ViT as newer libraries name it
+    (r"attention\.q_proj", r"attention\.k_proj", r"attention\.v_proj", r"attention\.(?:o_proj|out_proj)"),
+    # T5
+    (r"SelfAttention\.q", r"SelfAttention\.k", r"SelfAttention\.v", r"SelfAttention\.o"),
+)
+_FUSED = (r"attn\.c_attn", r"attn\.c_proj")  # GPT-2: q, k and v in one Conv1D, stored (in, out)
 _WEIGHT = r"(?:\.base_layer)?\.weight$"
+
+
+_BLOCK = 1 << 20  # entries factorised at a time
 
 
 @dataclass(frozen=True)
@@ -36,13 +53,16 @@ class HeadLayer:
     """Where one layer's projections are, and how they divide into heads.
 
     Attributes:
-        layer: its number.
-        names: weight name by "q", "k", "v", "o"; or "qkv" and "o" where they are fused.
-        heads: query heads; groups: key and value heads.
+        layer: its number, counted over the whole model.
+        module: name of what the projections have in common, such as "encoder.layer.0".
+        names: weight names of q, k, v and o; or of qkv and o where they are fused.
+        heads: query heads.
+        groups: key and value heads.
     """
 
     layer: int
-    names: Mapping[str, str]
+    module: str
+    names: tuple[str, ...]
     heads: int
     groups: int
 
@@ -51,69 +71,96 @@ def head_layers(names: Iterable[str], config: Mapping[str, Any]) -> list[HeadLay
     """The attention layers of a known architecture among weight names; empty where there is none.
 
     Args:
-        names: names of all weights.
+        names: names of all weights, in the order of the layers.
         config: the model's configuration; without a number of heads nothing is known.
     """
     heads = _first(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
     groups = _first(config, "num_key_value_heads") or heads
-    if heads is None or groups is None:
+    if not heads or not groups:
         return []
     names = list(names)
     for patterns in (*_SEPARATE, _FUSED):
-        layers: dict[str, dict[str, str]] = {}
-        for kind, pattern in patterns.items():
-            expression = re.compile(rf"^(?P<prefix>.*?){pattern}{_WEIGHT}")
+        modules: dict[str, dict[int, str]] = {}
+        for place, pattern in enumerate(patterns):
+            expression = re.compile(rf"^(?P<module>.*?)\.?\b{pattern}{_WEIGHT}")
             for name in names:
                 if match := expression.match(name):
-                    layers.setdefault(match["prefix"], {})[kind] = name
-        whole = [found for found in layers.values() if set(found) == set(patterns)]
+                    modules.setdefault(match["module"] or "the model", {})[place] = name
+        whole = {module: found for module, found in modules.items() if len(found) == len(patterns)}
         if whole:
-            return [HeadLayer(number, found, heads, groups) for number, found in enumerate(whole)]
+            return [
+                HeadLayer(layer, module, tuple(found[place] for place in range(len(patterns))), heads, groups)
+                for layer, (module, found) in enumerate(whole.items())
+            ]
     return []
 
 
 def head_products(
-    layer: HeadLayer, read: Callable[[str], Tensor], product: Literal["QK", "OV"]
+    layer: HeadLayer, weights: Mapping[str, Weight], product: Product, device: str = "cpu"
 ) -> Float[Tensor, "heads head_dim"]:
-    """Singular values of every head's product.
+    """Singular values of every head's product; the weights are read a few heads at a time.
 
     Args:
         layer: where the projections are.
-        read: gives the weight of a name.
+        weights: the weights by name.
         product: "QK" is W_Q^h^T W_K^h, "OV" is W_O^h W_V^h.
+        device: where to compute.
 
     Raises:
         ValueError: the weights do not divide into the configuration's heads, or are not finite.
     """
-    if "qkv" in layer.names:
-        fused = read(layer.names["qkv"]).mT
-        q, k, v = fused.chunk(3)
-        o = read(layer.names["o"]).mT if product == "OV" else None
-        first, second = (_inputs(q, layer.heads), _inputs(k, layer.heads)) if o is None else (
-            _outputs(o, layer.heads), _inputs(v, layer.heads))  # fmt: skip
-    elif product == "QK":
-        first = _inputs(read(layer.names["q"]), layer.heads)
-        second = _shared(_inputs(read(layer.names["k"]), layer.groups), layer)
-    else:
-        first = _outputs(read(layer.names["o"]), layer.heads)
-        second = _shared(_inputs(read(layer.names["v"]), layer.groups), layer)
-    R_first, R_second = (torch.linalg.qr(part.float(), mode="r").R for part in (first, second))
-    return singular_values(R_first @ R_second.mT, method="exact")
+    left, right = _factors(layer, weights, product)
+    if left.size != right.size:
+        raise ValueError(
+            f"{left.weight.name} has {left.size} entries a head and {right.weight.name} {right.size}, "
+            f"for the configuration's {layer.heads} query heads and {layer.groups} key and value heads"
+        )
+    # A B^T = Q_A (R_A R_B^T) Q_B^T with orthonormal columns Q: the core has the product's singular values.
+    shared = right.triangles(device).repeat_interleave(_divided(layer.heads, layer.groups), dim=0)
+    return singular_values(left.triangles(device) @ shared.mT, method="exact")
 
 
-def _inputs(weight: Tensor, heads: int) -> Tensor:
-    """(heads * head_dim, dim) -> (heads, dim, head_dim)."""
-    return weight.reshape(heads, _divided(weight.shape[0], heads), -1).mT
+@dataclass(frozen=True)
+class _Factor:
+    """One side of every head's product: heads follow each other along an axis of a weight, `size` entries each."""
+
+    weight: Weight
+    axis: int
+    start: int
+    heads: int
+    size: int
+
+    def triangles(self, device: str) -> Float[Tensor, "heads core size"]:
+        """R of the QR factorisation of every head's factor."""
+        other = self.weight.shape[1 - self.axis]
+        step = max(1, _BLOCK // (other * self.size))
+        found = []
+        for head in range(0, self.heads, step):
+            stop = min(head + step, self.heads)
+            part = self.weight.part(self.axis, self.start + head * self.size, self.start + stop * self.size).to(device)
+            columns = part.mT if self.axis == 0 else part
+            factors = columns.unflatten(1, (stop - head, self.size)).transpose(0, 1)
+            dtype = torch.float64 if factors.dtype == torch.float64 else torch.float32
+            found.append(torch.linalg.qr(factors.to(dtype), mode="r").R)
+        return torch.cat(found)
 
 
-def _outputs(weight: Tensor, heads: int) -> Tensor:
-    """(dim, heads * head_dim) -> (heads, dim, head_dim)."""
-    return weight.reshape(weight.shape[0], heads, _divided(weight.shape[1], heads)).transpose(0, 1)
-
-
-def _shared(parts: Tensor, layer: HeadLayer) -> Tensor:
-    """Every query head with the key or value head of its group."""
-    return parts.repeat_interleave(_divided(layer.heads, layer.groups), dim=0)
+def _factors(layer: HeadLayer, weights: Mapping[str, Weight], product: Product) -> tuple[_Factor, _Factor]:
+    """Both factors of every head's product."""
+    if len(layer.names) == len(_FUSED):
+        fused, o = (weights[name] for name in layer.names)
+        width = fused.rows
+        if fused.columns != 3 * width:
+            raise ValueError(f"{fused.name} is {fused.shape}, not (width, 3 x width)")
+        size = _divided(width, layer.heads)
+        q, k, v = (_Factor(fused, 1, part * width, layer.heads, size) for part in range(3))
+        return (q, k) if product == "QK" else (_Factor(o, 0, 0, layer.heads, size), v)
+    q, k, v, o = (weights[name] for name in layer.names)
+    first, axis, second = (q, 0, k) if product == "QK" else (o, 1, v)
+    return (
+        _Factor(first, axis, 0, layer.heads, _divided(first.shape[axis], layer.heads)),
+        _Factor(second, 0, 0, layer.groups, _divided(second.rows, layer.groups)),
+    )
 
 
 def _divided(width: int, heads: int) -> int:

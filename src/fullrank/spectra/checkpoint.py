@@ -1,10 +1,9 @@
-"""Read the matrices of a checkpoint one at a time, from memory-mapped safetensors, in row blocks where they are large."""
+"""Read the tensors of a checkpoint one at a time, or in parts, from memory-mapped safetensors."""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,12 +60,17 @@ class StoredTensor:
         with _opened(self.file) as file:
             return file.get_tensor(self.name)
 
-    def rows(self, block: int) -> Iterator[Tensor]:
-        """Blocks of rows, `block` at a time; the whole is never in memory."""
+    def part(self, axis: int, start: int, stop: int) -> Tensor:
+        """The entries `start` to `stop` along an axis, 0 or 1; the whole is never in memory.
+
+        The mapping is opened anew for every part: pages that were read would otherwise stay in memory with it.
+
+        Raises:
+            CheckpointError: the file cannot be read any more.
+        """
         with _opened(self.file) as file:
-            part = file.get_slice(self.name)
-            for start in range(0, self.shape[0], block):
-                yield part[start : start + block]
+            stored = file.get_slice(self.name)
+            return stored[start:stop] if axis == 0 else stored[:, start:stop]
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Checkpoint:
         Raises:
             CheckpointError: nothing there, no weights in the folder, a pickle, a missing shard, a damaged index.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.exists():
             raise CheckpointError(_not_found(path))
         if path.is_dir():
@@ -138,10 +142,12 @@ def _weights_of(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f'{index} is not a sharded index: JSON with a "weight_map" is expected ({error})') from error
-    files = tuple(index.parent / name for name in names)
+        places = dict(json.loads(index.read_text())["weight_map"])
+        files = tuple(index.parent / name for name in sorted(set(places.values())))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f'{index} is not a sharded index: JSON with a "weight_map" is expected ({error})'
+        ) from error
     if missing := [file.name for file in files if not file.exists()]:
         raise CheckpointError(
             f"{index.name} names {len(files)} shards, but {missing[0]} is not in {index.parent} "
@@ -178,25 +184,26 @@ def _headers(file: Path) -> list[StoredTensor]:
     try:
         header = json.loads(raw)
         header.pop("__metadata__", None)
-        tensors = [
-            (StoredTensor(name, tuple(about["shape"]), about["dtype"], file), 8 + length + about["data_offsets"][1])
-            for name, about in header.items()
-        ]
+        ends = {name: 8 + length + int(about["data_offsets"][1]) for name, about in header.items()}
+        tensors = [StoredTensor(name, tuple(about["shape"]), about["dtype"], file) for name, about in header.items()]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{file} has a damaged header at bytes 8 to {8 + length} ({error}); download it again") from error
-    for tensor, end in tensors:
+        raise CheckpointError(
+            f"{file} has a damaged header at bytes 8 to {8 + length} ({error}); download it again"
+        ) from error
+    for name, end in ends.items():
         if end > size:
             raise CheckpointError(
-                f"{file} is truncated: tensor {tensor.name!r} ends at byte {end}, but the file has {size}; download it again"
+                f"{file} is truncated: tensor {name!r} ends at byte {end}, but the file has {size}; download it again"
             )
-    return [tensor for tensor, _ in tensors]
+    with _opened(file):  # safetensors' own checks: dtypes against lengths, gaps, overlaps
+        return tensors
 
 
 def _opened(file: Path) -> Any:
     try:
         return safe_open(file, "pt")
     except Exception as error:  # safetensors raises its own types, none of them public
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+        raise CheckpointError(f"{file} is damaged ({error}); download it again") from error
 
 
 def _not_found(path: Path) -> str:
@@ -212,7 +219,8 @@ def _not_found(path: Path) -> str:
 def _pickle(file: Path) -> str:
     target = file.with_suffix(".safetensors").name
     return (
-        f"{file} is a pickle, which can run any code when it is opened, so it is refused. If you trust it, convert it:\n"
+        f"{file} is a pickle, which can run any code when it is opened, so it is refused. "
+        "If you trust it, convert it:\n"
         "  import torch; from safetensors.torch import save_file\n"
         f'  state = torch.load("{file.name}", map_location="cpu", weights_only=True)\n'
         f'  save_file({{k: v.contiguous() for k, v in state.items()}}, "{target}")'

@@ -1,4 +1,4 @@
-"""Two models or checkpoints side by side: what changed in the rank of their matrices."""
+"""What changed between two models: the rank of every matrix before and after, and the rank of the difference itself."""
 
 from __future__ import annotations
 
@@ -6,21 +6,41 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
-from fullrank._files import to_json, write_text
-from fullrank.spectra.report import MatrixReport, Report
+from fullrank.spectra._saving import save
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The matrix after - before: what training added.
+
+    Attributes:
+        relative_norm: its Frobenius norm over that of the matrix before; infinite where that was zero.
+        effective_rank, stable_rank: see `Spectrum`; 0 where nothing changed.
+        energy_ranks: rank by share of energy.
+    """
+
+    relative_norm: float
+    effective_rank: float
+    stable_rank: float
+    energy_ranks: dict[str, int]
 
 
 @dataclass(frozen=True)
 class MatrixChange:
-    """One matrix that both reports hold.
+    """One matrix that both models hold.
 
     Attributes:
         name: name of the weight.
         shapes: before and after.
-        effective_rank, stable_rank, nuclear_norm, frobenius_norm: before and after.
-        effective_rank_change: relative.
+        effective_rank, stable_rank, nuclear_norm, frobenius_norm, spectral_norm: before and after.
+        effective_rank_change: relative; 0 where the rank was 0 before.
+        difference: the difference of the two matrices, where it was measured.
     """
 
     name: str
@@ -29,20 +49,9 @@ class MatrixChange:
     stable_rank: tuple[float, float]
     nuclear_norm: tuple[float, float]
     frobenius_norm: tuple[float, float]
+    spectral_norm: tuple[float, float]
     effective_rank_change: float
-
-    @classmethod
-    def of(cls, before: MatrixReport, after: MatrixReport) -> MatrixChange:
-        """The change between two reports of one name."""
-        return cls(
-            name=before.name,
-            shapes=(before.shape, after.shape),
-            effective_rank=(before.effective_rank, after.effective_rank),
-            stable_rank=(before.stable_rank, after.stable_rank),
-            nuclear_norm=(before.nuclear_norm, after.nuclear_norm),
-            frobenius_norm=(before.frobenius_norm, after.frobenius_norm),
-            effective_rank_change=after.effective_rank / before.effective_rank - 1 if before.effective_rank else 0.0,
-        )
+    difference: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Comparison:
         changes: matrices of both, largest relative change of effective rank first.
         only_before, only_after: names that one of them lacks.
         parameters: of both models.
+        schema: version of the JSON layout.
     """
 
     before: str
@@ -62,54 +72,86 @@ class Comparison:
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
     parameters: tuple[int, int]
+    schema: int = SCHEMA
+
+    @property
+    def reshaped(self) -> tuple[MatrixChange, ...]:
+        """Matrices whose shape changed."""
+        return tuple(change for change in self.changes if change.shapes[0] != change.shapes[1])
+
+    @property
+    def measured_differences(self) -> bool:
+        """Whether any difference was measured."""
+        return any(change.difference is not None for change in self.changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Plain data, as in the JSON file."""
         return asdict(self)
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat row per matrix, for CSV, Parquet and data frames."""
+        return [_row(change) for change in self.changes]
+
     def to_table(self) -> Table:
-        """A table for the terminal."""
-        table = Table(title=f"{self.before} against {self.after}", title_justify="left", header_style="bold")
-        table.add_column("matrix", overflow="fold", max_width=48)
-        for name in ("effective rank", "change", "stable rank", "Frobenius norm"):
+        """A table for the terminal, at most 100 columns wide."""
+        caption = [f"only before: {', '.join(self.only_before)}"] if self.only_before else []
+        caption += [f"only after: {', '.join(self.only_after)}"] if self.only_after else []
+        table = Table(
+            title=escape(f"From {self.before} to {self.after}"),
+            title_justify="left",
+            caption=escape("\n".join(caption)) or None,
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 1),
+            header_style="bold",
+        )
+        table.add_column("matrix", overflow="fold", max_width=40)
+        for name in ("effective rank", "change", "norm"):
             table.add_column(name, justify="right", no_wrap=True)
+        if self.measured_differences:
+            for name in ("moved", "in rank"):
+                table.add_column(name, justify="right", no_wrap=True)
         for change in self.changes:
-            table.add_row(
-                change.name,
-                "{:.1f} -> {:.1f}".format(*change.effective_rank),
+            cells = [
+                escape(change.name.removesuffix(".weight")),
+                "{:.1f} → {:.1f}".format(*change.effective_rank),
                 f"{change.effective_rank_change:+.1%}",
-                "{:.1f} -> {:.1f}".format(*change.stable_rank),
-                "{:.2f} -> {:.2f}".format(*change.frobenius_norm),
-            )
+                f"{change.frobenius_norm[1] / change.frobenius_norm[0] - 1:+.1%}" if change.frobenius_norm[0] else "-",
+            ]
+            if self.measured_differences:
+                moved = change.difference
+                cells += [f"{moved.relative_norm:.1%}", f"{moved.effective_rank:.1f}"] if moved else ["-", "-"]
+            table.add_row(*cells)
         return table
 
+    def to_html(self, fragment: bool = False) -> str:
+        """One self-contained page: no network, no script.
+
+        Args:
+            fragment: only the body's content and its style, to embed in another page.
+        """
+        from fullrank.spectra.comparison_html import render_comparison  # loads Jinja
+
+        return render_comparison(self, fragment)
+
     def save(self, path: str | Path) -> Path:
-        """Write the comparison as JSON, atomically.
+        """Write the comparison, atomically, in the format that the suffix names: .json, .csv, .parquet or .html.
 
         Raises:
-            ValueError: the name does not end in .json.
+            ValueError: another suffix.
         """
-        path = Path(path)
-        if path.suffix != ".json":
-            raise ValueError(f"{path.name} names no format: a comparison is written as .json")
-        return write_text(path, to_json(self.to_dict()) + "\n")
+        return save(self, path)
 
 
-def compare(before: Report, after: Report) -> Comparison:
-    """Match the matrices of two reports by name.
-
-    Args:
-        before: the report to compare with.
-        after: the report to compare.
-    """
-    old = {matrix.name: matrix for matrix in before.matrices}
-    new = {matrix.name: matrix for matrix in after.matrices}
-    changes = [MatrixChange.of(old[name], new[name]) for name in old if name in new]
-    return Comparison(
-        before=before.model,
-        after=after.model,
-        changes=tuple(sorted(changes, key=lambda change: -abs(change.effective_rank_change))),
-        only_before=tuple(name for name in old if name not in new),
-        only_after=tuple(name for name in new if name not in old),
-        parameters=(before.parameters, after.parameters),
-    )
+def _row(change: MatrixChange) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": change.name, "effective_rank_change": change.effective_rank_change}
+    for place, side in enumerate(("before", "after")):
+        row[f"shape_{side}"] = "x".join(map(str, change.shapes[place]))
+        for field in ("effective_rank", "stable_rank", "nuclear_norm", "frobenius_norm", "spectral_norm"):
+            row[f"{field}_{side}"] = getattr(change, field)[place]
+    moved = change.difference
+    row["difference_relative_norm"] = moved.relative_norm if moved else None
+    row["difference_effective_rank"] = moved.effective_rank if moved else None
+    row["difference_stable_rank"] = moved.stable_rank if moved else None
+    return row

@@ -101,7 +101,9 @@ def cosine(
     scale = (first.norm() * second.norm()).clamp_min(torch.finfo(torch.float32).tiny)
     if align == "transpose":
         if first.shape != second.shape[::-1]:
-            raise ValueError(f'align="transpose" needs shapes (m, n) and (n, m); these are {first.shape}, {second.shape}')
+            raise ValueError(
+                f'align="transpose" needs shapes (m, n) and (n, m); these are {first.shape}, {second.shape}'
+            )
         return first.inner_transposed(second) / scale
     if first.shape == second.shape:
         return first.inner(second) / scale

@@ -193,7 +193,8 @@ class SpectraReport:
             p_value=p_value,
             samples=(len(mine), len(theirs)),
             mean_length=tuple(
-                float(report.n_response_tokens[index].double().mean()) for report, index in ((self, mine), (other, theirs))
+                float(report.n_response_tokens[index].double().mean())
+                for report, index in ((self, mine), (other, theirs))
             ),
             matched=match == "length",
         )

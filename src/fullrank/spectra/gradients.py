@@ -113,7 +113,7 @@ class GradientSpectra:
         if (texts is None) == (input_ids is None):
             raise ValueError("give either `texts` or `input_ids` with `labels`")
         if texts is not None:
-            samples = [self._encode(prompt, response, max_length, chat) for prompt, response in texts]
+            samples = [self.encode(prompt, response, max_length, chat) for prompt, response in texts]
         else:
             samples = _unpadded(input_ids, labels, attention_mask, max_length)
         parts = []
@@ -122,12 +122,21 @@ class GradientSpectra:
                 parts.append(self._score_batch(samples[start : start + batch_size]))
         return SpectraReport.concatenate(parts)
 
-    def _encode(self, prompt: str, response: str, max_length: int, chat: bool) -> tuple[Tensor, Tensor]:
-        """Token ids and labels of one text; labels are -100 before the response."""
+    def encode(
+        self, prompt: str, response: str, max_length: int = 4096, chat: bool = False
+    ) -> tuple[Int[Tensor, "length"], Int[Tensor, "length"]]:
+        """Token ids and labels of one text; labels are -100 before the response.
+
+        Raises:
+            ValueError: there is no tokenizer.
+        """
         if self.tokenizer is None:
             raise ValueError("`texts` need a tokenizer: GradientSpectra(model, tokenizer)")
         if chat:
-            messages = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": prompt}]
+            messages = [
+                {"role": "system", "content": "You are a helpful assistant."},
+                {"role": "user", "content": prompt},
+            ]
             prefix = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         else:
             prefix = prompt + "\n"
@@ -307,7 +316,9 @@ def _metric(name: str, values: Tensor, factor: GradientFactors) -> Tensor:
     return dense.max() if name == "max" else dense.min()
 
 
-def _mean_response_loss(logits: Float[Tensor, "batch length vocabulary"], labels: Int[Tensor, "batch length"]) -> Tensor:
+def _mean_response_loss(
+    logits: Float[Tensor, "batch length vocabulary"], labels: Int[Tensor, "batch length"]
+) -> Tensor:
     """Mean cross entropy over each sample's response tokens; NaN for a sample without any."""
     targets = labels[:, 1:]
     # nll of ignored positions is 0, so the sum is over response tokens

@@ -66,7 +66,9 @@ def attention_projections(model: nn.Module) -> list[Projection]:
             'give modules="all-linear" or a regular expression over module names'
         )
     layers = _number([prefix for prefix, *_ in found])
-    return [Projection(layer, kind, name, module, select) for layer, (_, kind, name, module, select) in zip(layers, found)]
+    return [
+        Projection(layer, kind, name, module, select) for layer, (_, kind, name, module, select) in zip(layers, found)
+    ]
 
 
 def matching_projections(model: nn.Module, pattern: str | None) -> list[Projection]:
@@ -119,7 +121,9 @@ def _split(model: nn.Module, module: nn.Module, name: str) -> dict[str, Callable
         return {kind: _columns(position[:, part].flatten()) for part, kind in enumerate("qkv")}
     size = width // (heads + 2 * groups)
     if size * (heads + 2 * groups) != width:
-        raise ValueError(f"the fused projection {name!r} of width {width} does not divide into {heads}+2x{groups} heads")
+        raise ValueError(
+            f"the fused projection {name!r} of width {width} does not divide into {heads}+2x{groups} heads"
+        )
     bounds = {"q": (0, heads), "k": (heads, heads + groups), "v": (heads + groups, heads + 2 * groups)}
     return {kind: _columns(torch.arange(first * size, last * size)) for kind, (first, last) in bounds.items()}
 

@@ -251,7 +251,9 @@ class RankMeScorer:
             TypeError: the estimator has no `transform`.
         """
         if not hasattr(estimator, "transform"):
-            raise TypeError(f"{type(estimator).__name__} has no transform(X): RankMe scores embeddings, not predictions")
+            raise TypeError(
+                f"{type(estimator).__name__} has no transform(X): RankMe scores embeddings, not predictions"
+            )
         return float(rankme(np.asarray(estimator.transform(X)), eps=self.eps, center=self.center))
 
 
@@ -266,9 +268,13 @@ def _accumulate(source: Tensor | np.ndarray | Iterable[Tensor], eps: float) -> R
 def _embeddings(Z: Tensor | np.ndarray) -> Tensor:
     embeddings = torch.as_tensor(Z)
     if embeddings.ndim < 2:
-        raise ValueError(f"Z has shape {tuple(embeddings.shape)}: (samples, dim) is accepted, with any batch axes before")
+        raise ValueError(
+            f"Z has shape {tuple(embeddings.shape)}: (samples, dim) is accepted, with any batch axes before"
+        )
     if embeddings.shape[-2] < 2:
-        raise ValueError(f"Z has {embeddings.shape[-2]} rows: RankMe needs at least 2 samples, and many more to mean much")
+        raise ValueError(
+            f"Z has {embeddings.shape[-2]} rows: RankMe needs at least 2 samples, and many more to mean much"
+        )
     if not embeddings.is_floating_point():
         warnings.warn(f"Z has dtype {embeddings.dtype}; it is cast to float32", stacklevel=3)
         embeddings = embeddings.float()

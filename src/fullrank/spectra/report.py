@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-from pyarrow import parquet
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
-from fullrank._files import to_json, write_bytes, write_text
 from fullrank._optional import require
+from fullrank.spectra._saving import save
+from fullrank.spectra.comparison import Comparison, MatrixChange
 from fullrank.spectra.spectrum import Spectrum
 
 SCHEMA = 1
@@ -81,7 +80,7 @@ class MatrixReport:
     spectrum: tuple[float, ...]
 
     @classmethod
-    def of(cls, name: str, kind: str, shape: Sequence[int], dtype: str, spectrum: Spectrum) -> MatrixReport:
+    def of(cls, name: str, kind: str, shape: Sequence[int], spectrum: Spectrum) -> MatrixReport:
         """Everything the spectrum says; a zero matrix has rank 0 throughout."""
         rows, columns = spectrum.shape
         largest = float(spectrum.spectral_norm)
@@ -91,7 +90,7 @@ class MatrixReport:
             name=name,
             kind=kind,
             shape=tuple(shape),
-            dtype=dtype,
+            dtype=str(spectrum.dtype).removeprefix("torch."),
             rows=rows,
             columns=columns,
             parameters=rows * columns,
@@ -125,21 +124,38 @@ class HeadReport:
     """One attention head's product of two projections, a matrix of rank at most `head_dim`.
 
     Attributes:
-        layer: number of the layer.
+        layer: number of the layer, counted over the whole model.
         head: number of the (query) head.
         product: "QK" (which tokens attend) or "OV" (what they pass on).
+        module: name of the layer's module.
         head_dim: largest possible rank.
         effective_rank, stable_rank: see `Spectrum`.
-        energy_ranks: rank by share of energy.
+        energy_ranks: rank by share of energy, for `ENERGIES`.
     """
 
     layer: int
     head: int
     product: str
+    module: str
     head_dim: int
     effective_rank: float
     stable_rank: float
     energy_ranks: dict[str, int]
+
+    @classmethod
+    def of(cls, layer: int, head: int, product: str, module: str, spectrum: Spectrum) -> HeadReport:
+        """Everything the spectrum says; a zero product has rank 0 throughout."""
+        zero = float(spectrum.spectral_norm) == 0
+        return cls(
+            layer=layer,
+            head=head,
+            product=product,
+            module=module,
+            head_dim=spectrum.shape[0],
+            effective_rank=0.0 if zero else float(spectrum.effective_rank),
+            stable_rank=0.0 if zero else float(spectrum.stable_rank),
+            energy_ranks={f"{energy:.2f}": int(spectrum.energy_rank(energy)) for energy in ENERGIES},
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +194,9 @@ class Report:
 
     @cached_property
     def totals(self) -> dict[str, Any]:
-        """Sums over all matrices: parameters, mean rank share weighted by size, and savings at every error level."""
+        """Sums over the model: matrices, parameters (all, in matrices, elsewhere), the mean rank share weighted by
+        size, and under "saved" the parameters that truncation saves at every error level.
+        """
         measured = sum(matrix.parameters for matrix in self.matrices)
         weighted = sum(matrix.rank_share * matrix.parameters for matrix in self.matrices)
         saved = {str(error): sum(matrix.truncation(error).saved for matrix in self.matrices) for error in ERRORS}
@@ -186,6 +204,7 @@ class Report:
             "matrices": len(self.matrices),
             "parameters": self.parameters,
             "parameters_in_matrices": measured,
+            "parameters_elsewhere": self.parameters - measured,
             "mean_rank_share": weighted / measured if measured else 0.0,
             "saved": saved,
         }
@@ -193,12 +212,39 @@ class Report:
     def cheapest(self, error: float = 0.1, count: int | None = 10) -> list[MatrixReport]:
         """Where compression is cheapest: the matrices that save most parameters at one and the same relative error.
 
+        Every matrix then costs the same share of its own squared norm, so the order by parameters saved is the order
+        by parameters saved per unit of relative squared error. The error is relative because networks normalise what
+        a layer passes on: the size of a weight says little about how much it matters.
+
         Args:
-            error: one of the report's error levels.
-            count: how many at most; all by default None.
+            error: one of the report's error levels, 0.01, 0.05, 0.1 or 0.2.
+            count: how many at most; None for all.
+
+        Raises:
+            ValueError: the report has no such level.
         """
+        if error not in ERRORS:
+            raise ValueError(f"error={error} was not measured; the levels are {', '.join(map(str, ERRORS))}")
         saving = [matrix for matrix in self.matrices if matrix.truncation(error).saved > 0]
         return sorted(saving, key=lambda matrix: matrix.truncation(error).saved, reverse=True)[:count]
+
+    def against(self, other: Report) -> Comparison:
+        """What changed from another report to this one; `compare` also measures the difference of the weights.
+
+        Args:
+            other: the report to compare with.
+        """
+        old = {matrix.name: matrix for matrix in other.matrices}
+        new = {matrix.name: matrix for matrix in self.matrices}
+        changes = [_change(old[name], new[name]) for name in old if name in new]
+        return Comparison(
+            before=other.model,
+            after=self.model,
+            changes=tuple(sorted(changes, key=lambda change: -abs(change.effective_rank_change))),
+            only_before=tuple(name for name in old if name not in new),
+            only_after=tuple(name for name in new if name not in old),
+            parameters=(other.parameters, self.parameters),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in the JSON file."""
@@ -217,15 +263,24 @@ class Report:
         return require("pandas", "dev").DataFrame(self.to_rows())
 
     def to_table(self) -> Table:
-        """A table for the terminal, 100 columns wide."""
-        table = Table(title=f"Rank of {self.model}", title_justify="left", header_style="bold", row_styles=("", "dim"))
-        table.add_column("matrix", overflow="fold", max_width=44)
-        for name in ("shape", "effective", "share", "stable", "rank 95 %", "saves at 10 %"):
+        """A table for the terminal, at most 100 columns wide."""
+        table = Table(
+            title=escape(f"Rank of {self.model}"),
+            title_justify="left",
+            caption="95 %: rank that holds 95 % of the energy; saves: by two factors at 10 % relative error",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 1),
+            header_style="bold",
+        )
+        table.add_column("matrix", overflow="fold", max_width=46)
+        for name in ("shape", "effective", "share", "stable", "95 %", "saves"):
             table.add_column(name, justify="right", no_wrap=True)
         for matrix in self.matrices:
             cut = matrix.truncation(0.1)
             table.add_row(
-                matrix.name,
+                escape(matrix.name.removesuffix(".weight")),
                 "x".join(map(str, matrix.shape)),
                 f"{matrix.effective_rank:.1f}",
                 f"{matrix.rank_share:.0%}",
@@ -251,16 +306,7 @@ class Report:
         Raises:
             ValueError: another suffix.
         """
-        path = Path(path)
-        writers = {
-            ".json": lambda: write_text(path, to_json(self.to_dict()) + "\n"),
-            ".csv": lambda: write_text(path, _csv(self.to_rows())),
-            ".parquet": lambda: write_bytes(path, _parquet(self.to_rows())),
-            ".html": lambda: write_text(path, self.to_html()),
-        }
-        if path.suffix not in writers:
-            raise ValueError(f"{path.name} names no format: a name that ends in {', '.join(writers)} is accepted")
-        return writers[path.suffix]()
+        return save(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -269,31 +315,47 @@ class Report:
         Raises:
             ValueError: not a report, or one of a newer Fullrank.
         """
+        content = Path(path).read_bytes()
         try:
-            data = json.loads(Path(path).read_text())
-            if data["schema"] > SCHEMA:
-                raise ValueError(f"{path} was made by a newer Fullrank: pip install --upgrade fullrank")
-            known = {item.name for item in fields(cls)}
-            matrices = tuple(
-                MatrixReport(
-                    **{
-                        **matrix,
-                        "shape": tuple(matrix["shape"]),
-                        "spectrum": tuple(matrix["spectrum"]),
-                        "truncations": tuple(Truncation(**cut) for cut in matrix["truncations"]),
-                    }
-                )
-                for matrix in data["matrices"]
-            )
-            parts = {
-                "matrices": matrices,
-                "heads": tuple(HeadReport(**head) for head in data["heads"]),
-                "skipped": tuple(Skipped(**item) for item in data["skipped"]),
-                "remarks": tuple(data["remarks"]),
-            }
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a rank report of Fullrank ({error})") from error
-        return cls(**{key: value for key, value in data.items() if key in known} | parts)
+            data = json.loads(content)
+            if data["schema"] <= SCHEMA:
+                return _report(data)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is not a rank report of Fullrank ({error!r})") from error
+        raise ValueError(f"{path} was made by a newer Fullrank: pip install --upgrade fullrank")
+
+
+def _report(data: dict[str, Any]) -> Report:
+    known = {item.name: data[item.name] for item in fields(Report)}
+    parts = {
+        "matrices": tuple(_matrix(matrix) for matrix in data["matrices"]),
+        "heads": tuple(HeadReport(**head) for head in data["heads"]),
+        "skipped": tuple(Skipped(**item) for item in data["skipped"]),
+        "remarks": tuple(data["remarks"]),
+    }
+    return Report(**known | parts)
+
+
+def _matrix(data: dict[str, Any]) -> MatrixReport:
+    parts = {
+        "shape": tuple(data["shape"]),
+        "spectrum": tuple(data["spectrum"]),
+        "truncations": tuple(Truncation(**cut) for cut in data["truncations"]),
+    }
+    return MatrixReport(**data | parts)
+
+
+def _change(before: MatrixReport, after: MatrixReport) -> MatrixChange:
+    return MatrixChange(
+        name=before.name,
+        shapes=(before.shape, after.shape),
+        effective_rank=(before.effective_rank, after.effective_rank),
+        stable_rank=(before.stable_rank, after.stable_rank),
+        nuclear_norm=(before.nuclear_norm, after.nuclear_norm),
+        frobenius_norm=(before.frobenius_norm, after.frobenius_norm),
+        spectral_norm=(before.spectral_norm, after.spectral_norm),
+        effective_rank_change=after.effective_rank / before.effective_rank - 1 if before.effective_rank else 0.0,
+    )
 
 
 def _truncation(spectrum: Spectrum, error: float) -> Truncation:
@@ -311,17 +373,3 @@ def _row(matrix: MatrixReport) -> dict[str, Any]:
     for cut in matrix.truncations:
         row |= {f"rank_at_error_{cut.error}": cut.rank, f"saved_at_error_{cut.error}": cut.saved}
     return row
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["name"])
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
-    buffer = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
-    return buffer.getvalue()

@@ -1,0 +1,5 @@
+"""The `fullrank` command."""
+
+from fullrank.cli.main import app, main
+
+__all__ = ["app", "main"]

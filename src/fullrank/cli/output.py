@@ -1,0 +1,54 @@
+"""What the command prints: tables for people, JSON for programs, progress on the error stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fullrank._files import to_json
+
+console = Console()
+errors = Console(stderr=True)
+
+VERDICT_STYLE = {"reproduced": "green", "not reproduced": "red", "not measured": "dim"}
+
+
+def print_json(value: Any) -> None:
+    """Strict JSON on the standard output, and nothing else."""
+    print(to_json(value))
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on the error stream; gives the function that moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def move(done: int, total: int, text: str) -> None:
+            progress.update(task, completed=done, total=total or None, description=text)
+
+        yield move
+
+
+def number(value: float | str | Mapping[str, float] | None, unit: str = "") -> str:
+    """A measurement or a paper's value, short."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        shown = [f"{name} {_short(item)}" for name, item in list(value.items())[:6]]
+        more = f", and {len(value) - 6} more" if len(value) > 6 else ""
+        return ", ".join(shown) + more
+    return f"{_short(value)} {unit}".strip()
+
+
+def _short(value: float) -> str:
+    if value == int(value) and abs(value) < 1e9:
+        return str(int(value))
+    return f"{value:.4g}"

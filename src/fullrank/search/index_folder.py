@@ -1,0 +1,79 @@
+"""An index on disk: `retriever.json` names the subfolder that holds its files, and is replaced last.
+
+A build that is killed at any moment leaves the version before it intact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from fullrank._files import write_json
+
+_ABOUT = "retriever.json"
+_FORMAT = 1
+
+
+def save_index(folder: str | Path, kind: str, about: dict[str, Any], write: Callable[[Path], object]) -> Path:
+    """Write a new version of an index, then forget the one before.
+
+    Args:
+        folder: of the index; made if needed.
+        kind: of retriever.
+        about: what `open_index` gives back, as JSON.
+        write: writes the files into the folder that it is given.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the version before is intact.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        version = folder / f"index-{uuid.uuid4().hex}"
+        version.mkdir()
+        try:
+            write(version)
+            for file in version.iterdir():
+                _flush(file)
+        except BaseException:
+            shutil.rmtree(version)
+            raise
+        write_json(folder / _ABOUT, {"format": _FORMAT, "kind": kind, "files": version.name, **about})
+        for other in folder.glob("index-" + "[0-9a-f]" * 32):
+            if other != version:
+                shutil.rmtree(other)
+    return folder
+
+
+def open_index(folder: str | Path, kind: str) -> tuple[dict[str, Any], Path]:
+    """What is said about an index, and the folder of its files.
+
+    Raises:
+        FileNotFoundError: the folder holds no index.
+        ValueError: it is damaged, of another kind of retriever, or was made by a newer version.
+    """
+    path = Path(folder) / _ABOUT
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no index ({_ABOUT} is missing); make one with build() and save()")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        found, version, files = about["kind"], about["format"], Path(folder) / about["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); build the index again") from error
+    if version != _FORMAT:
+        raise ValueError(f"{path} has format {version}, this version of Fullrank reads {_FORMAT}; build it again")
+    if found != kind:
+        raise ValueError(f"{folder} is an index of {found}, not of {kind}; open it with {found}.load")
+    return about, files
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
