@@ -86,7 +86,7 @@ print(select_by_rankme(runs, {"cov=0": 0.0, "cov=1": 1.0}).best)
                 "value by at most 2 %)."
             ),
             source="experiments section",
-            paper_value=25_600,
+            paper_value="25,600 rows",
             unit="relative difference",
             holds=lambda difference: difference <= 0.02,
         ),

@@ -1,0 +1,80 @@
+"""One job in a process of its own: does what `job.json` in the folder named as its argument says.
+
+It reports into `FOLDER/state.json`. It ends with the hub: the hub holds the other end of its standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from fullrank import papers
+from fullrank._files import write_json
+
+CANCELLED, FAILED, ORPHANED = 130, 1, 74
+_EVERY = 0.2  # seconds between two reports
+
+
+class Progress:
+    """Writes where the job stands."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.state: dict[str, Any] = {"done": 0, "total": 0, "text": "starting"}
+        self.reported = 0.0
+
+    def move(self, done: int, total: int, text: str) -> None:
+        """Report, but not too often."""
+        self.state |= {"done": done, "total": total, "text": text}
+        now = time.monotonic()
+        if done < total and now - self.reported < _EVERY:
+            return
+        self.reported = now
+        self.note()
+
+    def note(self, **more: Any) -> None:
+        """Report now, with more facts."""
+        self.state |= more
+        write_json(self.file, self.state)
+
+
+def main() -> None:
+    """Do the job; exit 0 done, 130 cancelled, 1 failed with the reason in the state."""
+    folder = Path(sys.argv[1])
+    threading.Thread(target=_end_with_the_hub, daemon=True).start()
+    progress = Progress(folder / "state.json")
+    job = json.loads((folder / "job.json").read_text())
+    try:
+        _run(job, progress) if job["kind"] == "run" else _analyze(job, progress, folder)
+    except (KeyboardInterrupt, papers.Cancelled):
+        sys.exit(CANCELLED)
+    except Exception as error:
+        progress.note(error=f"{error}" or type(error).__name__)
+        raise
+
+
+def _run(job: dict[str, Any], progress: Progress) -> None:
+    papers.run(
+        job["subject"],
+        job["scale"],
+        runs=Path(job["runs"]),
+        on_start=lambda info: progress.note(run=info.run),
+        on_progress=progress.move,
+    )
+
+
+def _analyze(job: dict[str, Any], progress: Progress, folder: Path) -> None:
+    from fullrank.spectra import analyze  # brings torch
+
+    report = analyze(job["subject"], name=job["title"], on_progress=progress.move)
+    report.save(folder / "report.json")
+
+
+def _end_with_the_hub() -> None:
+    os.read(0, 1)  # nothing is ever sent: it returns when the hub is gone
+    os._exit(ORPHANED)
