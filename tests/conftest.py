@@ -35,7 +35,7 @@ class GoldenCase:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", type=Path, default=DEFAULT_GOLDEN, help="folder of golden cases: DIR/<slug>/<case>.json")
+    parser.addoption("--golden", type=Path, default=DEFAULT_GOLDEN, help="folder of golden cases: DIR/SLUG/CASE.json")
 
 
 def golden_cases(root: Path, slug: str) -> list[GoldenCase]:

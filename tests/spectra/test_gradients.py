@@ -183,7 +183,8 @@ def test_bfloat16_is_factored_in_float32():
 def test_factors_agree_with_the_matrix():
     generator = torch.Generator().manual_seed(0)
     first, second = (
-        GradientFactors(torch.randn(5, 12, generator=generator), torch.randn(5, 12, generator=generator)) for _ in range(2)
+        GradientFactors(torch.randn(5, 12, generator=generator), torch.randn(5, 12, generator=generator))
+        for _ in range(2)
     )
     G1, G2 = first.dense(), second.dense()
     torch.testing.assert_close(first.values("core"), first.values("dense"), rtol=1e-4, atol=1e-4)

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullrank.spectra import RankMe, RankMeScorer, Spectrum, effective_rank, power_law_exponent, rankme, select_by_rankme
+from fullrank.spectra import (
+    RankMe,
+    RankMeScorer,
+    Spectrum,
+    effective_rank,
+    power_law_exponent,
+    rankme,
+    select_by_rankme,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*RankMe cannot exceed", "ignore:.*common offset")
 
@@ -58,7 +66,9 @@ def gaussian(samples: int, dim: int, seed: int = 0) -> torch.Tensor:
 
 
 @settings(max_examples=15, deadline=None)
-@given(samples=st.integers(8, 60), dim=st.integers(1, 8), seed=st.integers(0, 99), scale=st.sampled_from([1e-3, 1.0, 1e4]))
+@given(
+    samples=st.integers(8, 60), dim=st.integers(1, 8), seed=st.integers(0, 99), scale=st.sampled_from([1e-3, 1.0, 1e4])
+)
 def test_bounds_scale_and_streaming(samples, dim, seed, scale):
     Z = gaussian(samples, dim, seed)
     value = float(rankme(Z))
@@ -172,9 +182,7 @@ dist.destroy_process_group()
     )
     command = [sys.executable, "-W", "ignore", str(script)]
     meeting = str(tmp_path / "meeting")
-    processes = [
-        subprocess.Popen([*command, rank, meeting], stdout=subprocess.PIPE, text=True) for rank in ("0", "1")
-    ]
+    processes = [subprocess.Popen([*command, rank, meeting], stdout=subprocess.PIPE, text=True) for rank in ("0", "1")]
     values = [float(process.communicate(timeout=120)[0]) for process in processes]
     expected = float(rankme(gaussian(101, 8)))
     assert values == [pytest.approx(expected, rel=1e-6)] * 2

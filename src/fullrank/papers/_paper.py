@@ -9,7 +9,7 @@ from datetime import date
 from importlib import import_module, util
 from typing import Any, Literal
 
-from fullrank.papers._trial import Measured, Trial
+from fullrank.papers._trial import Measured, Stated, Trial
 
 Verdict = Literal["reproduced", "not reproduced", "not measured"]
 Mode = Literal["hybrid", "keyword", "semantic"]
@@ -58,7 +58,7 @@ class Claim:
     id: str
     says: str
     source: str
-    paper_value: float | str | Mapping[str, float] | None = None
+    paper_value: Stated | None = None
     unit: str = ""
     holds: Callable[[Any], bool] | None = None
     needs: str | None = None

@@ -9,6 +9,7 @@ from fullrank.papers._paper import Paper
 from fullrank.papers._published import state_of
 from fullrank.papers._result import ClaimResult, Result
 from fullrank.papers._runs import RunInfo
+from fullrank.papers._trial import Number, Stated
 
 _SHOWN = 6  # numbers of one measurement that are shown in a line
 
@@ -64,7 +65,7 @@ def run_row(info: RunInfo) -> dict[str, Any]:
     }
 
 
-def readable(value: float | str | Mapping[str, float] | None, unit: str = "") -> str:
+def readable(value: Stated | None, unit: str = "") -> str:
     """A measurement or a paper's value as short text; a hyphen where there is none."""
     if value is None:
         return "-"
@@ -77,7 +78,7 @@ def readable(value: float | str | Mapping[str, float] | None, unit: str = "") ->
     return f"{_short(value)} {unit}".strip()
 
 
-def _short(value: float) -> str:
+def _short(value: Number) -> str:
     if value == int(value) and abs(value) < 1e9:
         return str(int(value))
     return f"{value:.4g}"

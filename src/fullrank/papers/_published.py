@@ -1,4 +1,4 @@
-"""Results that are kept: `results/<slug>/<scale>/`, made by the command itself, shown by the CLI, the hub and the README."""
+"""Results that are kept: `results/<slug>/<scale>/`, made by the command itself, shown by CLI, hub and README."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fullrank._files import write_json, write_text
 from fullrank.papers._paper import Claim, Measured, Paper, Verdict
-from fullrank.papers._trial import Scale, Trial
+from fullrank.papers._trial import Scale, Stated, Trial
 
 SCHEMA = 1
 
@@ -33,7 +33,7 @@ class ClaimResult:
     id: str
     says: str
     source: str
-    paper_value: float | str | Mapping[str, float] | None
+    paper_value: Stated | None
     unit: str
     confirmed: bool
     kind: Literal["paper", "finding"]

@@ -15,7 +15,9 @@ from fullrank._files import write_bytes, write_json
 
 Scale = Literal["smoke", "quick", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
-Measured = float | Mapping[str, float]
+Number = int | float
+Measured = Number | Mapping[str, Number]
+Stated = Measured | str
 Item = TypeVar("Item")
 Choice = TypeVar("Choice")
 

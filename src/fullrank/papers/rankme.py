@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fullrank.papers import Claim, Paper, Trial
@@ -40,7 +41,7 @@ runs = {"cov=0": torch.randn(4000, 2) @ torch.randn(2, 256), "cov=1": Z}
 print(select_by_rankme(runs, {"cov=0": 0.0, "cov=1": 1.0}).best)
 """,
     notes=(
-        "There is no official code, and re-implementations differ: the paper adds eps = 1e-7 to every share outside the "
+        "There is no official code, and re-implementations differ: the paper adds eps = 1e-7 to every share outside "
         "normalisation, centres nothing and normalises no rows, which are the defaults here. Other libraries use "
         "eps = 1e-5, which inflates the value by 15 % at 2048 dimensions. Measure embeddings (after the projector), "
         "judge representations (before it), and compare only runs of one method."
@@ -166,7 +167,6 @@ _COLLAPSED = "inv=25 var=0 cov=1"
 def study(trial: Trial) -> None:
     """Sweeps of VICReg and SimCLR on digits, judged by a linear probe; then real sentence embeddings."""
     import numpy as np
-    from scipy.stats import spearmanr
 
     sweeps = {
         "VICReg": [(f"inv={i:g} var={v:g} cov={c:g}", {"inv": i, "var": v, "cov": c}) for i, v, c in _WEIGHTS],
@@ -178,7 +178,7 @@ def study(trial: Trial) -> None:
     runs: dict[tuple[str, int], dict[str, dict[str, float]]] = {(f, s): {} for f in sweeps for s in seeds}
     for family, name, weights, seed in trial.track(plan, "training"):
         key = f"{family} {name} seed={seed} steps={steps}"
-        runs[family, seed][name] = trial.step(key, lambda: _train(family, weights, seed, steps, trial.device))
+        runs[family, seed][name] = trial.step(key, partial(_train, family, weights, seed, steps, trial.device))
     chosen = {rule: [] for rule in ("RankMe", "loss", "alpha-ReQ", "oracle")}
     gaps: dict[str, list[float]] = {family: [] for family in sweeps}
     rhos: dict[str, list[float]] = {family: [] for family in sweeps}
@@ -193,7 +193,7 @@ def study(trial: Trial) -> None:
             chosen[rule].append(sweep[run]["accuracy"])
         gaps[family].append(sweep[picks["oracle"]]["accuracy"] - sweep[picks["RankMe"]]["accuracy"])
         pairs = np.array([(run["rankme"], run["accuracy"]) for run in sweep.values()])
-        rhos[family].append(float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic))
+        rhos[family].append(_spearman(pairs[:, 0], pairs[:, 1]))
     _measure_all(trial, runs, chosen, gaps, rhos)
     trial.measure("eps-inflates", {"1e-7": _inflation(1e-7), "1e-5": _inflation(1e-5)})
     _text(trial)
@@ -249,17 +249,17 @@ def _train(family: str, weights: dict[str, float], seed: int, steps: int, device
 
     from fullrank.spectra import Spectrum, power_law_exponent
 
-    digits = load_digits()
-    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(digits.images[order.numpy()], dtype=torch.float32).div(16).unsqueeze(1)
-    labels = digits.target[order.numpy()]
+    pixels, digits = load_digits(return_X_y=True)
+    order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(pixels[order.numpy()], dtype=torch.float32).div(16).view(-1, 1, 8, 8)
+    labels = digits[order.numpy()]
     train, test = images[:1200].to(device), images[1200:].to(device)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(),
-            nn.Linear(512, 64),
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(512, 64),
         ).to(device)  # fmt: skip
         projector = nn.Sequential(nn.ReLU(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64)).to(device)
     optimizer = torch.optim.Adam([*encoder.parameters(), *projector.parameters()], lr=1e-3)
@@ -331,6 +331,13 @@ def _vicreg(first: Any, second: Any, inv: float, var: float, cov: float) -> Any:
     return loss
 
 
+def _spearman(first: Any, second: Any) -> float:
+    import numpy as np
+    from scipy.stats import spearmanr
+
+    return float(np.asarray(spearmanr(first, second))[0])
+
+
 def _inflation(eps: float) -> float:
     import torch
 
@@ -343,12 +350,11 @@ def _inflation(eps: float) -> float:
 def _text(trial: Trial) -> None:
     """Principal components of sentence embeddings: RankMe, and agreement with human similarity."""
     import numpy as np
-    from scipy.stats import spearmanr
 
     pairs = trial.pick(smoke=120, quick=1379, full=1379)
     rows = trial.step(f"text pairs={pairs}", lambda: _text_rows(pairs))
     sizes = [row["components"] for row in rows]
-    rho = {key: float(spearmanr(sizes, [row[key] for row in rows]).statistic) for key in ("RankMe", "agreement")}
+    rho = {key: _spearman(sizes, [row[key] for row in rows]) for key in ("RankMe", "agreement")}
     trial.measure("text-embeddings", {key: round(value, 6) for key, value in rho.items()})
     trial.table("sentence-embeddings", rows)
     best = int(np.argmax([row["agreement"] for row in rows]))
@@ -361,7 +367,6 @@ def _text(trial: Trial) -> None:
 def _text_rows(pairs: int) -> list[dict[str, float]]:
     import numpy as np
     import torch
-    from scipy.stats import spearmanr
 
     from fullrank import data
     from fullrank.search import load_encoder
@@ -379,7 +384,7 @@ def _text_rows(pairs: int) -> list[dict[str, float]]:
         unit = kept / np.linalg.norm(kept, axis=1, keepdims=True)
         cosines = (unit[: len(records)] * unit[len(records) :]).sum(1)
         value = float(Spectrum.of(torch.from_numpy(kept)).rankme())
-        rows.append({"components": k, "RankMe": value, "agreement": float(spearmanr(cosines, scores).statistic)})
+        rows.append({"components": k, "RankMe": value, "agreement": _spearman(cosines, scores)})
     return rows
 
 

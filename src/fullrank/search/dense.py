@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ _QUERIES = 1_024
 _DOCUMENTS = 65_536
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Anything that turns texts into vectors, such as a SentenceTransformer."""
 
