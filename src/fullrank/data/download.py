@@ -52,7 +52,11 @@ def download(
     part = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.part")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
+        part.touch(exist_ok=False)
+    except OSError as error:
+        raise _unwritable(destination, error) from error
+    try:
+        with part.open("wb") as file:
             found, done = _stream(url, file, timeout, on_progress)
             file.flush()
             os.fsync(file.fileno())
@@ -66,7 +70,7 @@ def download(
     except DownloadError:
         raise
     except OSError as error:
-        raise DownloadError(f"{destination} cannot be written: {error.strerror or error}") from error
+        raise _unwritable(destination, error) from error
     finally:
         part.unlink(missing_ok=True)
     return found
@@ -103,6 +107,10 @@ def _reason(error: httpx.HTTPError | httpx.InvalidURL, timeout: float) -> str:
     if isinstance(error, httpx.TransportError):
         return f"there is no connection ({error})"
     return str(error)
+
+
+def _unwritable(destination: Path, error: OSError) -> DownloadError:
+    return DownloadError(f"{destination} cannot be written: {error.strerror or error}")
 
 
 def _failed(url: str, why: str, destination: Path) -> str:
