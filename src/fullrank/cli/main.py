@@ -13,6 +13,7 @@ from fullrank._files import write_text
 from fullrank.cli import tables
 from fullrank.cli.output import console, errors, print_json, progress_bar
 from fullrank.papers import Cancelled, Mode, RunInfo, Scale
+from fullrank.papers._plain import paper_details, paper_row, run_row
 
 app = typer.Typer(
     name="fullrank",
@@ -25,6 +26,8 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of runs. [default: $FULLRANK_RUNS or ./runs]")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
+# Every error of usage; typer names only its subclasses, and brings click itself or as a package.
+_UsageError: Any = typer.BadParameter.__mro__[2]
 _MARK = ("<!-- papers:begin -->\n", "<!-- papers:end -->\n")
 
 
@@ -35,7 +38,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort, Cancelled):
         errors.print("stopped")
         sys.exit(130)
-    except typer.TyperError if hasattr(typer, "TyperError") else typer.BadParameter.__mro__[2] as error:  # usage
+    except _UsageError as error:
         error.show()
         sys.exit(2)
     except (ValueError, LookupError, OSError, ImportError, RuntimeError, TypeError) as error:
@@ -50,6 +53,7 @@ def main() -> None:
 def version(
     show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    """Rank in both senses: 38 papers about low rank and ranking, to find, run, check and use."""
     if show:
         console.print(__version__)
         raise typer.Exit
@@ -72,7 +76,7 @@ def papers_command(
         _readme(readme, check)
         return
     if query is None:
-        rows = [tables.paper_row(paper) for paper in papers.catalogue()]
+        rows = [paper_row(paper) for paper in papers.catalogue()]
         print_json(rows) if as_json else console.print(tables.papers_table(rows))
         return
     with console.status("searching"):
@@ -90,7 +94,7 @@ def show(slug: Annotated[str, typer.Argument(help="Slug or arXiv id.")], as_json
     paper = papers.find(slug)
     result = papers.kept_result(paper)
     if as_json:
-        print_json(tables.paper_details(paper, result))
+        print_json(paper_details(paper, result))
         return
     tables.print_paper(console, paper, result)
 
@@ -150,7 +154,7 @@ def results(
     chosen = [papers.find(slug)] if slug else papers.catalogue()
     kept = [result for paper in chosen if (result := papers.kept_result(paper)) is not None]
     if as_json:
-        print_json({"runs": [tables.run_row(info) for info in found], "kept": [result.to_dict() for result in kept]})
+        print_json({"runs": [run_row(info) for info in found], "kept": [result.to_dict() for result in kept]})
         return
     console.print(tables.runs_table(found) if found else "no runs here yet: fullrank run SLUG")
     if kept:

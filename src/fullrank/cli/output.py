@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,22 +33,3 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
             progress.update(task, completed=done, total=total or None, description=text)
 
         yield move
-
-
-def number(value: float | str | Mapping[str, float] | None, unit: str = "") -> str:
-    """A measurement or a paper's value, short."""
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        shown = [f"{name} {_short(item)}" for name, item in list(value.items())[:6]]
-        more = f", and {len(value) - 6} more" if len(value) > 6 else ""
-        return ", ".join(shown) + more
-    return f"{_short(value)} {unit}".strip()
-
-
-def _short(value: float) -> str:
-    if value == int(value) and abs(value) < 1e9:
-        return str(int(value))
-    return f"{value:.4g}"

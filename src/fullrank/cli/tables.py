@@ -8,26 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.cli.output import VERDICT_STYLE, number
-from fullrank.papers import Paper, PaperHit, Result, RunInfo, state_of
-from fullrank.papers._result import ClaimResult
+from fullrank.cli.output import VERDICT_STYLE
+from fullrank.papers import ClaimResult, Paper, PaperHit, Result, RunInfo, state_of
+from fullrank.papers._plain import claims_of, paper_row, readable
 
 if TYPE_CHECKING:
     from fullrank.spectra import Report
-
-
-def paper_row(paper: Paper) -> dict[str, Any]:
-    """A paper as one row."""
-    return {
-        "slug": paper.slug,
-        "title": paper.title,
-        "authors": paper.authors,
-        "published": paper.published,
-        "arxiv": paper.arxiv,
-        "topics": list(paper.topics),
-        "claims": len(paper.claims),
-        "state": state_of(paper),
-    }
 
 
 def hit_row(hit: PaperHit) -> dict[str, Any]:
@@ -48,22 +34,6 @@ def papers_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def paper_details(paper: Paper, result: Result | None) -> dict[str, Any]:
-    """A whole paper as plain data."""
-    claims = result.claims if result else tuple(ClaimResult.of(claim) for claim in paper.claims)
-    return paper_row(paper) | {
-        "repository": paper.repository,
-        "project_page": paper.project_page,
-        "venue": paper.venue,
-        "summary": paper.summary,
-        "notes": paper.notes,
-        "methods": list(paper.methods),
-        "usage": paper.usage,
-        "claims": [vars(claim) for claim in claims],
-        "result": result.to_dict() if result else None,
-    }
-
-
 def print_paper(console: Console, paper: Paper, result: Result | None) -> None:
     """A paper's page."""
     console.print(f"[bold]{escape(paper.title)}[/bold]")
@@ -77,7 +47,7 @@ def print_paper(console: Console, paper: Paper, result: Result | None) -> None:
     console.print(f"\n{escape(paper.summary)}\n")
     if paper.notes:
         console.print(f"{escape(paper.notes)}\n")
-    claims = result.claims if result else tuple(ClaimResult.of(claim) for claim in paper.claims)
+    claims = claims_of(paper, result)
     console.print(claims_table(claims))
     console.print(f"\nState: [bold]{state_of(paper)}[/bold]")
     if paper.usage:
@@ -96,10 +66,10 @@ def claims_table(claims: tuple[ClaimResult, ...]) -> Table:
     for claim in claims:
         says = escape(claim.says) + ("" if claim.kind == "paper" else " [yellow](finding)[/yellow]")
         says += "" if claim.confirmed else " [dim](not confirmed)[/dim]"
-        measured = number(claim.value, claim.unit) if claim.value is not None else escape(claim.needs or "")
+        measured = readable(claim.value, claim.unit) if claim.value is not None else escape(claim.needs or "")
         style = VERDICT_STYLE[claim.verdict]
         verdict = f"[{style}]{claim.verdict}[/{style}]"
-        table.add_row(says, escape(number(claim.paper_value, claim.unit)), escape(measured), verdict)
+        table.add_row(says, escape(readable(claim.paper_value, claim.unit)), escape(measured), verdict)
     return table
 
 
@@ -122,24 +92,8 @@ def rows_table(name: str, rows: list[dict[str, Any]]) -> Table:
     for column in rows[0] if rows else []:
         table.add_column(str(column), justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
-        table.add_row(*(escape(number(value)) for value in row.values()))
+        table.add_row(*(escape(readable(value)) for value in row.values()))
     return table
-
-
-def run_row(info: RunInfo) -> dict[str, Any]:
-    """A run as one row."""
-    return {
-        "slug": info.slug,
-        "run": info.run,
-        "scale": info.scale,
-        "status": info.status,
-        "done": info.done,
-        "total": info.total,
-        "text": info.text,
-        "reason": info.reason,
-        "seconds": info.seconds,
-        "folder": str(info.folder),
-    }
 
 
 def runs_table(found: list[RunInfo]) -> Table:
