@@ -21,7 +21,7 @@ class BM25Retriever:
 
     Args:
         variant: how term frequency and document frequency enter (Kamphuis et al. 2020).
-        k1: saturation of term frequency, 0 or more.
+        k1: saturation of term frequency, 0 or more; positive for "bm25+".
         b: normalisation by document length, 0 to 1.
         stopwords: language of the words to leave out, such as "en" or "de"; None for none.
 
@@ -38,6 +38,8 @@ class BM25Retriever:
             raise ValueError(f"variant={variant!r} is not known; accepted: {', '.join(get_args(Variant))}")
         if k1 < 0:
             raise ValueError(f"k1={k1} is not accepted; it is 0 or more, by custom 0.9 to 1.5")
+        if k1 == 0 and variant == "bm25+":  # a term that a document lacks would count 0 / 0
+            raise ValueError("k1=0 is not accepted for bm25+, which divides by it; give a positive one")
         if not 0 <= b <= 1:
             raise ValueError(f"b={b} is not accepted; it is from 0 to 1")
         self.variant, self.k1, self.b, self.stopwords = variant, k1, b, stopwords
@@ -98,13 +100,15 @@ class BM25Retriever:
             FileNotFoundError: the folder holds no index.
             ValueError: it is damaged or of another retriever.
         """
-        about, files = open_index(folder, "BM25Retriever")
+        return open_index(folder, "BM25Retriever", cls._read, (ValueError, OSError, EOFError, KeyError, TypeError))
+
+    @classmethod
+    def _read(cls, about: dict[str, Any], files: Path) -> BM25Retriever:
         retriever = cls(**about["options"])
-        try:
-            retriever._index = retriever._bm25s.BM25.load(str(files), mmap=True)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"the index in {files} is damaged ({error}); build it again") from error
+        retriever._index = retriever._bm25s.BM25.load(str(files), mmap=True)
         retriever._ids = np.array(about["ids"], dtype=object)
+        if retriever._index.scores["num_docs"] != len(retriever._ids):
+            raise ValueError(f"{retriever._index.scores['num_docs']} documents, {len(retriever._ids)} ids")
         return retriever
 
     def _indexed(self) -> Any:

@@ -133,19 +133,18 @@ class DenseRetriever:
             FileNotFoundError: the folder holds no index.
             ValueError: it is damaged or of another retriever.
         """
-        about, files = open_index(folder, "DenseRetriever")
-        retriever = cls(encoder)
-        retriever._ids = about["ids"]
-        try:
-            retriever._vectors = load_file(files / "vectors.safetensors")["vectors"]
-        except (SafetensorError, OSError, KeyError) as error:
-            raise ValueError(f"the index in {files} is damaged ({error}); build it again") from error
-        if len(retriever._vectors) != len(retriever._ids):
-            raise ValueError(
-                f"the index in {files} is damaged ({len(retriever._vectors)} vectors, {len(retriever._ids)} ids); "
-                f"build it again"
-            )
-        return retriever
+        return open_index(
+            folder,
+            "DenseRetriever",
+            lambda about, files: cls(encoder)._read(about, files),
+            (SafetensorError, OSError, KeyError, ValueError),
+        )
+
+    def _read(self, about: dict[str, Any], files: Path) -> DenseRetriever:
+        self._ids, self._vectors = about["ids"], load_file(files / "vectors.safetensors")["vectors"]
+        if len(self._vectors) != len(self._ids):
+            raise ValueError(f"{len(self._vectors)} vectors, {len(self._ids)} ids")
+        return self
 
     def _indexed(self) -> torch.Tensor:
         if self._vectors is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,13 +20,15 @@ def reciprocal_rank_fusion(
         weights: one per run; all 1 by default.
 
     Raises:
-        ValueError: k0 is negative, or there is another number of weights than of runs.
+        ValueError: k0 is negative, there is another number of weights than of runs, or a weight is not finite.
     """
     if k0 < 0:
         raise ValueError(f"k0={k0} is not accepted; it is 0 or more, by custom 60")
     weights = [1.0] * len(runs) if weights is None else weights
     if len(weights) != len(runs):
         raise ValueError(f"weights has {len(weights)} entries for {len(runs)} runs; one per run is needed")
+    if not all(map(math.isfinite, weights)):
+        raise ValueError(f"weights={list(weights)} are not accepted; they are finite numbers")
     fused = Run()
     for run, weight in zip(map(Run, runs), weights, strict=True):
         for query in run:

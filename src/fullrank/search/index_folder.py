@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
@@ -19,6 +19,8 @@ from fullrank._files import write_json
 
 _ABOUT = "retriever.json"
 _FORMAT = 1
+
+Index = TypeVar("Index")
 
 
 def save_index(folder: str | Path, kind: str, about: dict[str, Any], write: Callable[[Path], object]) -> Path:
@@ -52,26 +54,49 @@ def save_index(folder: str | Path, kind: str, about: dict[str, Any], write: Call
     return folder
 
 
-def open_index(folder: str | Path, kind: str) -> tuple[dict[str, Any], Path]:
-    """What is said about an index, and the folder of its files.
+def open_index(
+    folder: str | Path, kind: str, read: Callable[[dict[str, Any], Path], Index], damage: tuple[type[Exception], ...]
+) -> Index:
+    """Read the newest version of an index.
+
+    Args:
+        folder: of the index.
+        kind: of retriever.
+        read: makes the index of what was said about it and the folder of its files.
+        damage: what `read` raises where files are damaged or missing.
 
     Raises:
         FileNotFoundError: the folder holds no index.
         ValueError: it is damaged, of another kind of retriever, or was made by a newer version.
     """
-    path = Path(folder) / _ABOUT
+    about, files = _newest(Path(folder), kind)
+    try:
+        return read(about, files)
+    except damage as error:
+        if _newest(Path(folder), kind)[1] != files:  # a new version came meanwhile, and its writer deleted ours
+            return open_index(folder, kind, read, damage)
+        raise ValueError(f"the index in {files} is damaged ({_said(error)}); build it again") from error
+
+
+def _newest(folder: Path, kind: str) -> tuple[dict[str, Any], Path]:
+    """What is said about an index, and the folder of its files."""
+    path = folder / _ABOUT
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no index ({_ABOUT} is missing); make one with build() and save()")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        found, version, files = about["kind"], about["format"], Path(folder) / about["files"]
+        found, version, files = about["kind"], about["format"], folder / about["files"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); build the index again") from error
+        raise ValueError(f"{path} is damaged ({_said(error)}); build the index again") from error
     if version != _FORMAT:
         raise ValueError(f"{path} has format {version}, this version of Fullrank reads {_FORMAT}; build it again")
     if found != kind:
         raise ValueError(f"{folder} is an index of {found}, not of {kind}; open it with {found}.load")
     return about, files
+
+
+def _said(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _flush(file: Path) -> None:

@@ -200,16 +200,23 @@ def _normalised(
 
 
 def _finite(value: Any, query: str, document: str) -> float:
-    score = float(value)
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        score = math.nan
     if not math.isfinite(score):
-        raise ValueError(f"query {query!r}: the score of {document!r} is {score}; scores are finite")
+        raise ValueError(f"query {query!r}: the score of {document!r} is {value!r}; scores are finite numbers")
     return score
 
 
 def _whole(value: Any, query: str, document: str) -> int:
-    if int(value) != value:
-        raise ValueError(f"query {query!r}: the grade of {document!r} is {value}; grades are whole numbers")
-    return int(value)
+    try:
+        grade = int(value)
+    except (TypeError, ValueError, OverflowError):
+        grade = None
+    if grade is None or grade != value:
+        raise ValueError(f"query {query!r}: the grade of {document!r} is {value!r}; grades are whole numbers")
+    return grade
 
 
 def _frame(rows: list[Any], columns: list[str]) -> Any:

@@ -1,0 +1,212 @@
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fullrank import _optional
+from fullrank._optional import MissingExtra
+from fullrank.search import BM25Retriever, Document, Retriever
+
+from .conftest import collection
+
+VARIANTS = ["robertson", "lucene", "atire", "bm25l", "bm25+"]
+DELTA = 0.5
+
+
+def idf(variant: str, N: int, df: int) -> float:
+    """Table 1 of Kamphuis et al. (2020); the original's is cut off at 0, as libraries do."""
+    match variant:
+        case "robertson":
+            return max(0.0, math.log((N - df + 0.5) / (df + 0.5)))
+        case "lucene":
+            return math.log(1 + (N - df + 0.5) / (df + 0.5))
+        case "atire":
+            return math.log(N / df)
+        case "bm25l":
+            return math.log((N + 1) / (df + 0.5))
+    return math.log((N + 1) / df)
+
+
+def frequency(variant: str, tf: int, k1: float, norm: float) -> float:
+    """The part of Table 1 that a document's term frequency enters; norm is 1 - b + b L / L_avg."""
+    if tf == 0 and variant in ("robertson", "lucene", "atire"):
+        return 0.0
+    match variant:
+        case "robertson" | "lucene":
+            return tf / (tf + k1 * norm)
+        case "atire":
+            return (k1 + 1) * tf / (tf + k1 * norm)
+        case "bm25l":
+            c = tf / norm
+            return (k1 + 1) * (c + DELTA) / (k1 + c + DELTA)
+    return DELTA + (k1 + 1) * tf / (tf + k1 * norm)
+
+
+def reference(variant, texts, query, k1, b):
+    """Scores of the documents that hold a term; every other term counts with tf = 0."""
+    bags = [Counter(text.split()) for text in texts]
+    average = sum(bag.total() for bag in bags) / len(bags)
+    terms = [term for term in query.split() if any(term in bag for bag in bags)]
+    return {
+        f"d{number}": sum(
+            idf(variant, len(bags), sum(term in bag for bag in bags))
+            * frequency(variant, bag[term], k1, 1 - b + b * bag.total() / average)
+            for term in terms
+        )
+        for number, bag in enumerate(bags)
+        if any(term in bag for term in terms)
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("k1", "b"), [(1.2, 0.75), (0.9, 0.4), (2.0, 0.0), (0.01, 1.0)])
+def test_scores_are_those_of_the_formula(documents, variant, k1, b):
+    texts = [document.text for document in documents]
+    retriever = BM25Retriever(variant, k1, b, stopwords=None).build(documents)
+    for query in ("rank", "rank matrix", "matrix rank rank unknown", "quickly inside cats"):
+        expected = reference(variant, texts, query, k1, b)
+        assert retriever.search(query, 100)["0"] == pytest.approx(expected, rel=1e-5, abs=1e-6), query
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:4])
+def test_without_saturation_only_presence_counts(documents, variant):
+    retriever = BM25Retriever(variant, k1=0.0, stopwords=None).build(documents)
+    expected = reference(variant, [document.text for document in documents], "rank matrix", 0.0, 0.75)
+    assert retriever.search("rank matrix")["0"] == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    variant=st.sampled_from(VARIANTS),
+    texts=st.lists(st.lists(st.sampled_from(["aa", "bb", "cc", "dd"]), max_size=6).map(" ".join), min_size=1),
+    query=st.lists(st.sampled_from(["aa", "bb", "ee"]), max_size=4).map(" ".join),
+    k=st.integers(1, 4),
+)
+def test_the_k_best_of_any_collection(variant, texts, query, k):
+    if not any(texts):
+        texts = [*texts, "dd"]
+    retriever = BM25Retriever(variant, stopwords=None).build(collection(texts))
+    everything = retriever.search(query, len(texts))
+    assert everything["0"] == pytest.approx(reference(variant, texts, query, 1.2, 0.75), rel=1e-4, abs=1e-5)
+    assert list(retriever.search(query, k)["0"].items()) == everything.ranking("0", k)
+
+
+def test_it_is_a_retriever_and_queries_come_in_three_forms(documents):
+    retriever = BM25Retriever().build(documents)
+    assert isinstance(retriever, Retriever)
+    alone = retriever.search("rank")["0"]
+    assert retriever.search(["rank", "cats"]) == {"0": alone, "1": retriever.search("cats")["0"]}
+    assert retriever.search({"first": "rank"}) == {"first": alone}
+    assert retriever.search([]) == {}
+
+
+def test_results_stand_in_order(documents):
+    found = BM25Retriever().build(documents).search("matrix rank", 2)
+    assert list(found["0"]) == [document for document, _ in found.ranking("0")] == ["d0", "d1"]
+
+
+def test_more_results_than_documents(documents):
+    assert set(BM25Retriever().build(documents).search("rank matrix", 1000)["0"]) == {"d0", "d1", "d2", "d3"}
+
+
+@pytest.mark.parametrize("query", ["", "  \n", "zebra", "a", "the of", "?!", "\x00"])
+def test_no_term_no_result(documents, query):
+    assert BM25Retriever().build(documents).search({"q": query}) == {"q": {}}
+
+
+def test_titles_are_searched():
+    retriever = BM25Retriever().build([Document("x", "text", title="Wavelets"), Document("y", "text")])
+    assert list(retriever.search("wavelets")["0"]) == ["x"]
+
+
+def test_stop_words():
+    documents = collection(["the rank", "der rang", "rank"])
+    assert BM25Retriever().build(documents).search("the")["0"] == {}
+    assert set(BM25Retriever(stopwords=None).build(documents).search("the")["0"]) == {"d0"}
+    german = BM25Retriever(stopwords="de").build(documents)
+    assert (german.search("der")["0"], set(german.search("the")["0"])) == ({}, {"d0"})
+
+
+def test_equal_scores_are_ordered_by_document_id_at_every_depth():
+    retriever = BM25Retriever().build(collection(["rank matrix"] * 12))
+    order = sorted((f"d{number}" for number in range(12)), reverse=True)
+    for k in (1, 3, 11, 12, 50):
+        assert list(retriever.search("rank", k)["0"]) == order[:k]
+
+
+def test_a_term_of_most_documents_finds_them_though_it_weighs_nothing():
+    assert BM25Retriever("robertson").build(collection(["rank"] * 3)).search("rank")["0"] == dict.fromkeys(
+        ["d2", "d1", "d0"], 0.0
+    )
+
+
+def test_matched_terms():
+    retriever = BM25Retriever()
+    document = Document("x", "Ranks of the matrix", title="Rank")
+    assert retriever.matched_terms("the MATRIX rank, matrix tensor", document) == ["matrix", "rank"]
+    assert retriever.matched_terms("", document) == []
+
+
+def test_building_again_replaces_what_was_indexed(documents):
+    retriever = BM25Retriever().build(documents)
+    retriever.build([Document("new", "rank")])
+    assert list(retriever.search("rank matrix")["0"]) == ["new"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_loaded_index_finds_the_same(documents, variant, tmp_path):
+    built = BM25Retriever(variant, k1=0.9, b=0.4, stopwords=None).build(documents)
+    queries = ["matrix rank", "the cats", "zebra", ""]
+    loaded = BM25Retriever.load(built.save(tmp_path / "new" / "index"))
+    assert loaded.search(queries) == built.search(queries)
+    assert (loaded.variant, loaded.k1, loaded.b, loaded.stopwords) == (variant, 0.9, 0.4, None)
+    again = BM25Retriever.load(loaded.save(tmp_path / "new" / "index"))  # over the files that it reads from
+    assert again.search(queries) == built.search(queries) == loaded.search(queries)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k1": -0.1}, "k1=-0.1 is not accepted; it is 0 or more"),
+        ({"variant": "bm25+", "k1": 0.0}, r"k1=0 is not accepted for bm25\+"),
+        ({"b": 1.5}, "b=1.5 is not accepted; it is from 0 to 1"),
+        ({"stopwords": "klingon"}, "klingon"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        BM25Retriever(**options)
+
+
+def test_an_unknown_variant(unchecked):
+    with pytest.raises(ValueError, match="variant='okapi' is not known; accepted: robertson, lucene, atire, bm25l"):
+        BM25Retriever("okapi")  # pyright: ignore[reportArgumentType]
+
+
+def test_bad_collections(documents):
+    with pytest.raises(ValueError, match="leaves nothing to index"):
+        BM25Retriever().build([])
+    with pytest.raises(ValueError, match="two documents have the id 'd0'"):
+        BM25Retriever().build([*documents, documents[0]])
+    with pytest.raises(ValueError, match="none of the 2 documents holds a word to index"):
+        BM25Retriever().build([Document("x", "the"), Document("y", "")])
+
+
+def test_bad_searches(documents):
+    with pytest.raises(RuntimeError, match=r"nothing is indexed yet: call build\(documents\) or load\(folder\)"):
+        BM25Retriever().search("rank")
+    with pytest.raises(RuntimeError, match="nothing is indexed yet"):
+        BM25Retriever().save("nowhere")
+    with pytest.raises(ValueError, match="k=0 is not accepted"):
+        BM25Retriever().build(documents).search("rank", 0)
+
+
+def test_without_the_extra(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(_optional, "import_module", missing)
+    with pytest.raises(MissingExtra, match=r'bm25s is not installed: pip install "fullrank\[search\]"'):
+        BM25Retriever()
