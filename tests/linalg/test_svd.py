@@ -83,6 +83,7 @@ def test_factors_are_a_decomposition(method, shape):
 def test_a_rank_deficient_matrix_keeps_orthonormal_factors():
     low = torch.ones(30, 20)
     U, S, Vh = linalg.svd(low)
+    torch.testing.assert_close(Vh @ Vh.mT, torch.eye(20), rtol=0, atol=1e-5)
     torch.testing.assert_close(U.mT @ U, torch.eye(20), rtol=0, atol=1e-5)
     assert S[0] == pytest.approx(math.sqrt(600), rel=1e-5)
 
@@ -129,3 +130,46 @@ def test_bad_arguments_say_what_is_accepted(call, message):
 def test_zero_and_empty_matrices():
     assert linalg.singular_values(torch.zeros(5, 3)).tolist() == [0, 0, 0]
     assert linalg.singular_values(torch.zeros(0, 3)).shape == (0,)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    columns=st.integers(1, 30),
+    extra=st.integers(0, 200),
+    size=st.integers(1, 90),
+    condition=st.sampled_from([1.0, 1e3, 1e6]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_blocks_of_rows_agree_with_the_whole(columns, extra, size, condition, dtype):
+    matrix = matrix_with(decay("geometric", columns, condition), columns + extra, columns, 0).to(dtype)
+    values = linalg.singular_values_of_rows(lambda: matrix.split(size))
+    expected = torch.linalg.svdvals(matrix.double())
+    assert values.dtype == dtype
+    assert abs(effective_rank(values.double()) / effective_rank(expected) - 1) < 1e-4
+    torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_blocks_may_be_generated_in_half_precision():
+    """As a checkpoint's rows come: float16, each block made when it is asked for, twice where float32 does not do."""
+    matrix = matrix_with(decay("step", 24, 1e5), 500, 24, 1).half()
+    passes = []
+
+    def blocks():
+        passes.append(0)
+        for start in range(0, 500, 64):
+            passes[-1] += 1
+            yield matrix[start : start + 64]
+
+    values = linalg.singular_values_of_rows(blocks)
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values.double(), torch.linalg.svdvals(matrix.double()), rtol=1e-4, atol=1e-6)
+    assert passes == [8, 8]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (63, 5), (64, 0), (199, 5)])
+def test_a_bad_entry_of_a_block_has_its_row_in_the_whole(dtype, row, column):
+    matrix = torch.ones(200, 6, dtype=dtype)
+    matrix[row, column] = float("nan")
+    with pytest.raises(ValueError, match=rf"table has nan at \({row}, {column}\)"):
+        linalg.singular_values_of_rows(lambda: matrix.split(64), "table")

@@ -59,10 +59,12 @@ class Spectrum:
             method: see `linalg.singular_values`.
 
         Raises:
-            ValueError: NaN or infinite entries, with the position of the first.
+            ValueError: NaN or infinite entries (with the position of the first), fewer than two axes, or integers.
         """
+        if matrix.ndim < 2:
+            raise ValueError(f"matrix has shape {tuple(matrix.shape)}: at least two axes (rows, columns) are needed")
         rows, columns = matrix.shape[-2:]
-        if center:
+        if center and matrix.is_floating_point():
             wide = matrix if matrix.dtype == torch.float64 else matrix.float()
             source = wide - wide.mean(dim=-2, keepdim=True)
         else:
