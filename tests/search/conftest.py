@@ -1,4 +1,4 @@
-"""A small collection, an encoder that needs no model, and reads of an index that meet a writer."""
+"""A small collection, and an encoder that needs no model."""
 
 from __future__ import annotations
 

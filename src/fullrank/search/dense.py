@@ -142,8 +142,8 @@ class DenseRetriever:
 
     def _read(self, about: dict[str, Any], files: Path) -> DenseRetriever:
         self._ids, self._vectors = about["ids"], load_file(files / "vectors.safetensors")["vectors"]
-        if len(self._vectors) != len(self._ids):
-            raise ValueError(f"{len(self._vectors)} vectors, {len(self._ids)} ids")
+        if self._vectors.ndim != 2 or len(self._vectors) != len(self._ids):
+            raise ValueError(f"vectors of shape {tuple(self._vectors.shape)}, {len(self._ids)} ids")
         return self
 
     def _indexed(self) -> torch.Tensor:

@@ -47,7 +47,11 @@ def save_index(folder: str | Path, kind: str, about: dict[str, Any], write: Call
         except BaseException:
             shutil.rmtree(version)
             raise
-        write_json(folder / _ABOUT, {"format": _FORMAT, "kind": kind, "files": version.name, **about})
+        try:
+            write_json(folder / _ABOUT, {"format": _FORMAT, "kind": kind, "files": version.name, **about})
+        except OSError:
+            shutil.rmtree(version)
+            raise
         for other in folder.glob("index-" + "[0-9a-f]" * 32):
             if other != version:
                 shutil.rmtree(other)

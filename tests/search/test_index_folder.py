@@ -1,0 +1,205 @@
+import errno
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fullrank.search import BM25Retriever, DenseRetriever, Document, index_folder
+
+from .conftest import HashEncoder
+
+OLD = [Document("old", "rank"), Document("older", "matrix rank")]
+NEW = [Document("new", "rank"), Document("newer", "tensor rank"), Document("newest", "rank rank")]
+
+
+class Lexical:
+    def build(self, documents):
+        return BM25Retriever("bm25l").build(documents)
+
+    def load(self, folder):
+        return BM25Retriever.load(folder)
+
+
+class Dense:
+    def build(self, documents):
+        return DenseRetriever(HashEncoder()).build(documents)
+
+    def load(self, folder):
+        return DenseRetriever.load(folder, HashEncoder())
+
+
+@pytest.fixture(params=[Lexical, Dense])
+def kind(request):
+    return request.param()
+
+
+@pytest.fixture
+def folder(kind, tmp_path):
+    """An index of the old documents."""
+    return kind.build(OLD).save(tmp_path / "index")
+
+
+def ids(retriever):
+    return set(retriever.search("rank")["0"])
+
+
+def versions(folder):
+    return list(folder.glob("index-*"))
+
+
+def files(folder):
+    (version,) = versions(folder)
+    return sorted(version.iterdir())
+
+
+def save_and_die(kind, folder: Path, step: str) -> None:
+    """Save the new documents, and be killed before a step of it."""
+
+    def die(*args):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(index_folder, step, die)
+    kind.build(NEW).save(folder)
+
+
+@pytest.mark.parametrize("step", ["_flush", "write_json"])
+def test_a_kill_while_saving_leaves_the_version_before(kind, folder, step):
+    process = multiprocessing.get_context("spawn").Process(target=save_and_die, args=(kind, folder, step))
+    process.start()
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
+    assert len(versions(folder)) == 2
+    assert ids(kind.load(folder)) == {"old", "older"}
+    kind.build(NEW).save(folder)  # the lock died with its holder, and what was left is cleared away
+    assert ids(kind.load(folder)) == {"new", "newer", "newest"}
+    assert len(versions(folder)) == 1
+
+
+@pytest.mark.parametrize("step", ["_flush", "write_json"])
+def test_a_full_disk_leaves_the_version_before(kind, folder, step, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = files(folder)
+    monkeypatch.setattr(index_folder, step, full)
+    with pytest.raises(OSError, match="No space left on device"):
+        kind.build(NEW).save(folder)
+    assert files(folder) == before
+    assert ids(kind.load(folder)) == {"old", "older"}
+
+
+def test_only_the_newest_version_stays(kind, folder):
+    mine = folder / "index-of-mine.txt"
+    mine.write_text("kept")
+    reader = kind.load(folder)
+    kind.build(NEW).save(folder)
+    assert versions(folder) != [mine]
+    assert sorted(path.name[:6] for path in folder.iterdir()) == [".lock", "index-", "index-", "retrie"]
+    assert mine.exists()
+    assert ids(kind.load(folder)) == {"new", "newer", "newest"}
+    assert ids(reader) == {"old", "older"}, "whoever has it open keeps it"
+
+
+def test_a_reader_whose_version_is_replaced_meanwhile_reads_the_next(folder, kind, monkeypatch):
+    opened = index_folder._newest
+    calls = []
+
+    def replaced_after(*args):
+        found = opened(*args)
+        calls.append(found)
+        if len(calls) == 1:
+            kind.build(NEW).save(folder)
+        return found
+
+    monkeypatch.setattr(index_folder, "_newest", replaced_after)
+    assert ids(kind.load(folder)) == {"new", "newer", "newest"}
+
+
+def damaged(kind, folder):
+    """The message of an index that cannot be opened."""
+    with pytest.raises(ValueError, match="is damaged") as caught:
+        kind.load(folder)
+    assert str(folder) in str(caught.value)
+    assert "build" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "noise"])
+def test_every_damaged_file_is_noticed(kind, folder, damage):
+    whole = {file: file.read_bytes() for file in files(folder)}
+    for file, content in whole.items():
+        if damage == "missing":
+            file.unlink()
+        else:
+            file.write_bytes(
+                {"empty": b"", "half": content[: len(content) // 2], "noise": b"\xff\x00\x9d" * 30}[damage]
+            )
+        damaged(kind, folder)
+        file.write_bytes(content)
+    assert ids(kind.load(folder)) == {"old", "older"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b'{"kind": 1}', b"\xff\xfe"])
+def test_a_damaged_description(kind, folder, content):
+    (folder / "retriever.json").write_bytes(content)
+    assert "retriever.json is damaged" in damaged(kind, folder)
+
+
+def change(folder, **entries):
+    about = json.loads((folder / "retriever.json").read_text()) | entries
+    (folder / "retriever.json").write_text(
+        json.dumps({key: value for key, value in about.items() if value is not None})
+    )
+
+
+def test_a_description_that_does_not_fit_the_files(kind, folder):
+    change(folder, ids=["old"])
+    assert "1 ids" in damaged(kind, folder)
+    change(folder, ids=None)
+    assert "'ids' is missing" in damaged(kind, folder)
+    change(folder, ids=["old", "older"], files="index-elsewhere")
+    damaged(kind, folder)
+    change(folder, files=None)
+    assert "'files' is missing" in damaged(kind, folder)
+
+
+@pytest.mark.parametrize("options", [{"variant": "okapi"}, {"saturation": 3}, [], None])
+def test_options_of_a_lexical_index_that_are_none(tmp_path, options):
+    folder = Lexical().build(OLD).save(tmp_path)
+    change(folder, options=options)
+    damaged(Lexical(), folder)
+
+
+def test_vectors_of_another_shape(tmp_path):
+    folder = Dense().build(OLD).save(tmp_path)
+    (version,) = versions(folder)
+    save_file({"vectors": torch.ones(2)}, version / "vectors.safetensors")
+    damaged(Dense(), folder)
+    save_file({"others": torch.ones(2, 16)}, version / "vectors.safetensors")
+    damaged(Dense(), folder)
+
+
+def test_a_newer_format_and_another_retriever(kind, folder):
+    change(folder, format=99)
+    with pytest.raises(ValueError, match="has format 99, this version of Fullrank reads 1; build it again"):
+        kind.load(folder)
+    change(folder, format=1, kind="GraphRetriever")
+    with pytest.raises(ValueError, match=r"is an index of GraphRetriever, not of .*; open it with GraphRetriever.load"):
+        kind.load(folder)
+
+
+def test_no_index(kind, tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match=r"holds no index \(retriever.json is missing\); make one with"):
+            kind.load(folder)
+
+
+def test_a_folder_that_is_a_file(kind, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError, match="file"):
+        kind.build(OLD).save(tmp_path / "file")
