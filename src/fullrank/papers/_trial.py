@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -60,6 +62,18 @@ class Trial:
         """The value that belongs to this trial's scale."""
         return {"smoke": smoke, "quick": quick, "full": full}[self.scale]
 
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Compute on one core: for networks so small that threads wait for each other longer than they work."""
+        import torch  # the catalogue does without
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
     def measure(self, claim_id: str, value: Measured, spread: Measured | None = None) -> None:
         """Report what was measured for a claim; its verdict is computed from this.
 
@@ -70,15 +84,15 @@ class Trial:
 
         Raises:
             LookupError: no such claim.
-            ValueError: the claim was measured already.
+            ValueError: the claim was measured already, or a number is NaN or infinite.
         """
         if claim_id not in self.claim_ids:
             raise LookupError(f"claim {claim_id!r} is not declared; the paper's claims are {', '.join(self.claim_ids)}")
         if claim_id in self.measurements:
             raise ValueError(f"claim {claim_id!r} was measured already in this trial")
-        self.measurements[claim_id] = _plain(value)
+        self.measurements[claim_id] = _plain(claim_id, value)
         if spread is not None:
-            self.spreads[claim_id] = _plain(spread)
+            self.spreads[claim_id] = _plain(claim_id, spread)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep a table: equally keyed rows of numbers and strings."""
@@ -131,7 +145,8 @@ class Trial:
 
         Args:
             key: names the step and everything it depends on ("vicreg cov=0.2 seed=1").
-            compute: returns JSON-like data (numbers, strings, lists, dictionaries with string keys).
+            compute: returns JSON-like data (numbers, strings, lists, dictionaries with string keys). JSON knows
+                neither NaN nor infinity: they come back as None.
         """
         file = self.scratch / "steps" / f"{_file_name(key)}.json"
         if file.exists():
@@ -150,10 +165,20 @@ class Trial:
         return {name: tensor.to(self.device) for name, tensor in load(file.read_bytes()).items()}
 
 
-def _plain(value: Measured) -> Measured:
+def _plain(claim_id: str, value: Measured) -> Measured:
     if isinstance(value, Mapping):
-        return {str(name): float(number) for name, number in value.items()}
-    return float(value)
+        return {str(name): _number(claim_id, number) for name, number in value.items()}
+    return _number(claim_id, value)
+
+
+def _number(claim_id: str, value: Number) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(
+            f"claim {claim_id!r} was measured as {number}, which no predicate can judge: leave the claim unmeasured "
+            "and say why with `trial.note`"
+        )
+    return number
 
 
 def _cell(value: Any) -> Any:

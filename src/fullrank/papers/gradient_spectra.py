@@ -158,17 +158,18 @@ def study(trial: Trial) -> None:
     def part(start: int) -> Callable[[int, int, str], None]:
         return lambda done, total, text: trial.progress(100 * start + 100 * done // total, 100 * work, text)
 
-    for number, (family, width, seed) in enumerate(models):
-        key = f"{family} width={width} seed={seed} steps={steps}"
-        trial.progress(2 * number * 100, work * 100, f"training {family} of width {width}")
-        state = trial.tensors(key, partial(_trained, family, width, seed, steps, trial.device, part(2 * number)))
-        trial.progress((2 * number + 1) * 100, work * 100, f"gradients of {family} of width {width}")
-        probes = (0,) if width == 64 or family == "gpt2" else trial.seeds
-        samples = f"problems={problems} probes={probes}"
-        measured[family, width, seed] = trial.step(
-            f"{key} {samples}",
-            partial(_conditions, family, width, state, problems, probes, trial.device),
-        )
+    with trial.one_thread():
+        for number, (family, width, seed) in enumerate(models):
+            key = f"{family} width={width} seed={seed} steps={steps}"
+            trial.progress(2 * number * 100, work * 100, f"training {family} of width {width}")
+            state = trial.tensors(key, partial(_trained, family, width, seed, steps, trial.device, part(2 * number)))
+            trial.progress((2 * number + 1) * 100, work * 100, f"gradients of {family} of width {width}")
+            probes = (0,) if width == 64 or family == "gpt2" else trial.seeds
+            samples = f"problems={problems} probes={probes}"
+            measured[family, width, seed] = trial.step(
+                f"{key} {samples}",
+                partial(_conditions, family, width, state, problems, probes, trial.device),
+            )
     trial.progress(work * 100, work * 100, "comparing")
     main = [value for (family, width, _), value in measured.items() if (family, width) == ("llama", 96)]
 

@@ -176,9 +176,10 @@ def study(trial: Trial) -> None:
     seeds = trial.seeds
     plan = [(family, name, weights, seed) for seed in seeds for family in sweeps for name, weights in sweeps[family]]
     runs: dict[tuple[str, int], dict[str, dict[str, float]]] = {(f, s): {} for f in sweeps for s in seeds}
-    for family, name, weights, seed in trial.track(plan, "training"):
-        key = f"{family} {name} seed={seed} steps={steps}"
-        runs[family, seed][name] = trial.step(key, partial(_train, family, weights, seed, steps, trial.device))
+    with trial.one_thread():
+        for family, name, weights, seed in trial.track(plan, "training"):
+            key = f"{family} {name} seed={seed} steps={steps}"
+            runs[family, seed][name] = trial.step(key, partial(_train, family, weights, seed, steps, trial.device))
     chosen = {rule: [] for rule in ("RankMe", "loss", "alpha-ReQ", "oracle")}
     gaps: dict[str, list[float]] = {family: [] for family in sweeps}
     rhos: dict[str, list[float]] = {family: [] for family in sweeps}
