@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -153,7 +154,8 @@ def test_progress_shows_without_scripts(address: str, browser: Any) -> None:
     try:
         browser.get(f"{address}/papers/gradient-spectra")
         browser.find_element(By.XPATH, "//button[text()='Run this paper']").click()
-        WebDriverWait(browser, 60).until(lambda driver: "training" in driver.find_element(By.TAG_NAME, "main").text)
+        waiting = WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException])  # the page reloads itself
+        waiting.until(lambda driver: "training" in driver.find_element(By.TAG_NAME, "main").text)
         browser.find_element(By.XPATH, "//button[text()='Cancel']").click()
         WebDriverWait(browser, 30).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".badge.cancelled"))
     finally:

@@ -19,6 +19,8 @@ from fullrank.hub.worker import CANCELLED
 
 _LOOK = 0.1  # seconds between two looks at the workers
 _WORKER = "from fullrank.hub.worker import main; main()"
+# Threads that wait for each other sleep: spinning, they take the cores from the hub and from whatever else runs.
+_POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 _GRACE = 5.0  # seconds a cancelled worker gets before it is killed
 
 
@@ -148,7 +150,7 @@ class Jobs:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C in the terminal is for the hub, which then ends its workers
-                    env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                    env=_POLITE | os.environ,
                 )
         except OSError as error:
             self.store.move(job.id, "failed", f"it could not be started: {error}")
