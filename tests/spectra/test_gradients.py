@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from fullrank.spectra import GradientSpectra, SpectraReport
 from fullrank.spectra.gradient_factors import GradientFactors, cosine
@@ -11,7 +14,7 @@ PROJECTIONS = ("q", "k", "v", "o")
 
 def llama(heads=4, groups=2, layers=2, seed=0, **options):
     torch.manual_seed(seed)
-    sizes = dict(vocab_size=96, hidden_size=32, intermediate_size=48, max_position_embeddings=128)
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 128}
     config = transformers.LlamaConfig(
         num_attention_heads=heads, num_key_value_heads=groups, num_hidden_layers=layers, **sizes, **options
     )
@@ -139,7 +142,7 @@ def test_samples_without_response_are_named_and_in_no_mean():
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "qwen2"])
 def test_other_architectures_agree_with_autograd(family):
     torch.manual_seed(0)
-    sizes = dict(vocab_size=96, num_attention_heads=2, num_hidden_layers=2, hidden_size=16)
+    sizes = {"vocab_size": 96, "num_attention_heads": 2, "num_hidden_layers": 2, "hidden_size": 16}
     if family == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=96, n_embd=16, n_layer=2, n_head=2))
         name, rows = "transformer.h.0.attn.c_attn", slice(16, 32)
@@ -171,6 +174,99 @@ def test_peft_models_report_their_base_weights():
     report = GradientSpectra(adapted).score(input_ids=[ids], labels=[labels])
     assert report.kinds == plain.kinds
     torch.testing.assert_close(report.metrics["nuclear_norm"], plain.metrics["nuclear_norm"], rtol=1e-3, atol=1e-6)
+
+
+def test_adapters_can_be_measured_themselves():
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(target_modules=["q_proj", "o_proj"], r=2, init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(llama(), config).eval()
+    ids, labels = sample(12, 5, 0)
+    measure = GradientSpectra(model, modules="adapters", keep_values=True)
+    assert measure.layers == 2
+    assert len(measure.kinds) == 4
+    report = measure.score(input_ids=[ids], labels=[labels])
+    model(input_ids=ids[None], labels=labels[None]).loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert len(gradients) == len(report.values[0]) == 8
+    for name, values in report.values[0].items():
+        expected = torch.linalg.svdvals(gradients[f"{name}.weight"])
+        torch.testing.assert_close(values.float(), expected, rtol=1e-3, atol=1e-6)
+    with pytest.raises(ValueError, match="finds no LoRA adapter in LlamaForCausalLM"):
+        GradientSpectra(llama(), modules="adapters")
+
+
+def test_gradient_checkpointing_and_train_mode_change_nothing():
+    ids, labels = sample(12, 5, 0)
+    plain = GradientSpectra(llama()).score(input_ids=[ids], labels=[labels])
+    model = llama(attention_dropout=0.2).train()
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # its name since v5
+    found = GradientSpectra(model).score(input_ids=[ids], labels=[labels])
+    torch.testing.assert_close(found.metrics, plain.metrics, rtol=1e-4, atol=1e-7)
+
+
+class Toy(nn.Module):
+    """A language model in which one linear map serves twice, and another sees all tokens of the batch in one row."""
+
+    def __init__(self, vocabulary: int = 30, dim: int = 8, reentrant: bool | None = None) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(vocabulary, dim)
+        self.shared = nn.Linear(dim, dim)
+        self.router = nn.Linear(dim, dim)
+        self.pooled = nn.Linear(dim, dim)
+        self.idle = nn.Linear(dim, dim)
+        self.head = nn.Linear(dim, vocabulary)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def twice(self, x):
+        return x + self.shared(x + self.shared(x).tanh()).tanh()
+
+    def forward(self, input_ids, attention_mask=None):
+        x = self.embed(input_ids)
+        x = self.twice(x) if self.reentrant is None else checkpoint(self.twice, x, use_reentrant=self.reentrant)
+        x = x + self.router(x.flatten(0, 1)).view_as(x)
+        x = x + self.pooled(x.mean(1))[:, None]
+        return SimpleNamespace(logits=self.head(x))
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True])
+@pytest.mark.parametrize("name", ["shared", "router"])
+def test_shared_flattened_and_checkpointed_modules_agree_with_autograd(name, reentrant):
+    model = Toy(reentrant=reentrant)
+    pairs = [sample(9, 3, seed) for seed in range(2)]
+    ids, labels = [ids % 30 for ids, _ in pairs], [labels.where(labels < 0, labels % 30) for _, labels in pairs]
+    report = GradientSpectra(model, modules=name, keep_values=True).score(input_ids=ids, labels=labels)
+    for index in range(2):
+        plain = Toy()
+        logits = plain(ids[index][None]).logits[0, :-1]
+        nn.functional.cross_entropy(logits, labels[index][1:]).backward()
+        expected = torch.linalg.svdvals(plain.get_submodule(name).weight.grad)
+        torch.testing.assert_close(report.values[index][name].float(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_modules_that_mix_samples_are_refused_and_idle_ones_listed():
+    ids, labels = (tensor % 30 for tensor in sample(9, 0, 0))
+    with pytest.raises(ValueError, match=r"pooled sees a tensor of shape \(1, 8\)"):
+        GradientSpectra(Toy(), modules="pooled").score(input_ids=[ids], labels=[labels])
+    report = GradientSpectra(Toy(), modules="idle|shared").score(input_ids=[ids], labels=[labels])
+    assert report.silent == ("idle",)
+    assert bool(report.metrics["nuclear_norm"][:, :, report.kinds.index("idle")].isnan().all())
+
+
+def test_a_sample_whose_loss_is_not_finite_is_named_and_spoils_no_other():
+    model = Toy()
+    with torch.no_grad():
+        model.embed.weight[29] = torch.nan
+    good, bad = torch.arange(1, 9), torch.tensor([3, 29, 4, 5, 6, 7, 8, 9])
+    report = GradientSpectra(model, modules="shared").score(input_ids=[good, bad], labels=[good, bad])
+    assert report.status == ("ok", "non_finite_loss")
+    alone = GradientSpectra(model, modules="shared").score(input_ids=[good], labels=[good])
+    torch.testing.assert_close(report.mean()["nuclear_norm"], alone.mean()["nuclear_norm"], rtol=1e-5, atol=1e-8)
 
 
 def test_bfloat16_is_factored_in_float32():

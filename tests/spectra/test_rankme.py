@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fullrank import spectra
 from fullrank.spectra import (
     RankMe,
     RankMeScorer,
@@ -164,8 +166,52 @@ def test_scorer_in_a_grid_search():
     assert search.best_params_ == {"n_components": 6}
 
 
+def test_batch_values_and_accumulation_of_a_torchmetrics_call():
+    Z = gaussian(60, 4)
+    metric = RankMe()
+    batches = Z.split(20)
+    found = [float(metric(batch)) for batch in batches]
+    assert found == [pytest.approx(float(rankme(batch)), rel=1e-6) for batch in batches]
+    assert float(metric.compute()) == pytest.approx(float(rankme(Z)), rel=1e-6)
+
+
+def test_a_metric_survives_pickling():
+    metric = RankMe(eps=1e-5, center=True, max_samples=40)
+    metric.update(gaussian(30, 4))
+    again = pickle.loads(pickle.dumps(metric))
+    assert float(again.compute()) == float(metric.compute())
+    again.update(gaussian(30, 4, 1))
+    assert (int(again.count), again.full, metric.full) == (40, True, False)
+
+
+def test_few_rows_are_said_to_cap_the_metric():
+    metric = RankMe()
+    metric.update(gaussian(5, 9))
+    with pytest.warns(UserWarning, match="cannot exceed 5; use at least 36 samples"):
+        assert float(metric.compute()) <= 5.001
+
+
+def test_analyze_needs_neither_torchmetrics_nor_transformers():
+    """Both take seconds to load; what needs them loads with its first use."""
+    script = """
+import sys
+import fullrank.spectra
+from fullrank.spectra import analyze
+assert not {"torchmetrics", "transformers"} & set(sys.modules), "loaded too early"
+import fullrank.spectra.rankme
+from fullrank.spectra import rankme
+assert rankme.__name__ == "rankme"
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
+    assert dir(spectra) == sorted(spectra.__all__)
+    assert all(getattr(spectra, name) is not None for name in spectra.__all__)
+    with pytest.raises(AttributeError, match=r"'fullrank\.spectra' has no attribute 'rank_me'"):
+        getattr(spectra, "rank_me")  # noqa: B009  # a name that a type checker would refuse
+
+
 @pytest.mark.distributed
 def test_two_processes_agree_with_one(tmp_path: Path):
+    """Uneven shares, and a process without data."""
     script = tmp_path / "two.py"
     script.write_text(
         """
@@ -176,13 +222,27 @@ rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
 metric = RankMe()
 metric.update(Z[:40] if rank == 0 else Z[40:])
+print(float(metric.compute()), metric.report()["rankme"], metric.spectrum().effective_rank.item(), int(metric.count))
+metric.reset()
+if rank == 1:
+    metric.update(Z)
 print(float(metric.compute()))
+metric.reset()
+metric.update(Z[:, : 3 + rank])
+try:
+    metric.compute()
+except ValueError as error:
+    print(error)
 dist.destroy_process_group()
 """
     )
     command = [sys.executable, "-W", "ignore", str(script)]
     meeting = str(tmp_path / "meeting")
     processes = [subprocess.Popen([*command, rank, meeting], stdout=subprocess.PIPE, text=True) for rank in ("0", "1")]
-    values = [float(process.communicate(timeout=120)[0]) for process in processes]
-    expected = float(rankme(gaussian(101, 8)))
-    assert values == [pytest.approx(expected, rel=1e-6)] * 2
+    expected = pytest.approx(float(rankme(gaussian(101, 8))), rel=1e-6)
+    plain = pytest.approx(float(rankme(gaussian(101, 8), eps=0.0)), rel=1e-6)
+    for process, rows in zip(processes, (40, 61), strict=True):
+        both, one, refused = process.communicate(timeout=120)[0].splitlines()
+        assert [float(value) for value in both.split()] == [expected, expected, plain, rows]
+        assert float(one) == expected
+        assert refused == "processes saw embeddings of different widths: [3, 4]"

@@ -17,7 +17,7 @@ from torch import Tensor
 from fullrank._files import write_bytes
 from fullrank._optional import require
 
-Status = Literal["ok", "no_response_tokens", "zero_gradient"]
+Status = Literal["ok", "no_response_tokens", "non_finite_loss", "zero_gradient"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,8 @@ class SpectraReport:
             (samples, layers - 1, kinds), "layers" (samples, kinds, layers, layers).
         n_response_tokens: (samples,) tokens that the loss was taken over.
         loss: (samples,) mean response-token loss in nats.
-        status: one word per sample; samples that are not "ok" are NaN, never part of a mean.
+        status: one word per sample; what is not measured is NaN and in no mean, and samples that are not "ok" are in no
+            comparison. "zero_gradient": no gradient reaches at least one projection.
         values: singular values by module name per sample, if they were kept.
         silent: modules that were never called, such as experts without tokens.
     """

@@ -13,21 +13,26 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fullrank.spectra import ranks
 from fullrank.spectra.gradient_factors import CoreMethod, GradientFactors, cosine
 from fullrank.spectra.gradient_report import SpectraReport, Status
-from fullrank.spectra.projections import Projection, attention_projections, matching_projections
+from fullrank.spectra.modes import evaluating
+from fullrank.spectra.projections import (
+    Projection,
+    adapter_projections,
+    attention_projections,
+    matching_projections,
+)
+from fullrank.spectra.responses import IGNORED, encode_response, mean_response_loss
 
 METRICS = ("nuclear_norm", "effective_rank", "frobenius", "stable_rank", "mean", "max", "min")
 SIMILARITIES = ("same_layer", "adjacent", "layers")
 _DEFAULT_METRICS = ("nuclear_norm", "effective_rank", "frobenius", "stable_rank")
 _PAIRS = (("q", "o"), ("k", "v"))
 _ZERO = 1e-12  # the authors skip gradients of a smaller nuclear norm
-_IGNORED = -100
 
 
 class GradientSpectra:
@@ -39,8 +44,8 @@ class GradientSpectra:
         model: a transformers causal language model (or any module whose call with `input_ids` and `attention_mask`
             returns `.logits`); also wrapped by PEFT, whose base weights are then measured.
         tokenizer: needed for `texts`.
-        modules: "attention" (query, key, value, output of every layer), "all-linear", or a regular expression over
-            module names.
+        modules: "attention" (query, key, value, output of every layer), "all-linear", "adapters" (the two factors of
+            every LoRA adapter), or a regular expression over module names.
         metrics: some of "nuclear_norm", "effective_rank", "frobenius", "stable_rank", "mean", "max", "min".
         similarities: "same_layer" (Q with O, K with V), "adjacent" (each projection with that of the next layer),
             "layers" (all pairs of layers).
@@ -80,6 +85,8 @@ class GradientSpectra:
         self.strict = strict
         if modules == "attention":
             self.projections = attention_projections(model)
+        elif modules == "adapters":
+            self.projections = adapter_projections(model)
         else:
             self.projections = matching_projections(model, None if modules == "all-linear" else modules)
         self.kinds = tuple(dict.fromkeys(projection.kind for projection in self.projections))
@@ -132,29 +139,11 @@ class GradientSpectra:
         """
         if self.tokenizer is None:
             raise ValueError("`texts` need a tokenizer: GradientSpectra(model, tokenizer)")
-        if chat:
-            messages = [
-                {"role": "system", "content": "You are a helpful assistant."},
-                {"role": "user", "content": prompt},
-            ]
-            prefix = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        else:
-            prefix = prompt + "\n"
-        fast = getattr(self.tokenizer, "is_fast", False)
-        encoded = self.tokenizer(prefix + response, truncation=True, max_length=max_length, return_offsets_mapping=fast)
-        ids = torch.tensor(encoded["input_ids"])
-        labels = ids.clone()
-        if fast:  # a token that begins before the response belongs to the prompt
-            before = [begin < len(prefix) or begin == end for begin, end in encoded["offset_mapping"]]
-            labels[torch.tensor(before, dtype=torch.bool)] = _IGNORED
-        else:
-            labels[: len(self.tokenizer(prefix)["input_ids"])] = _IGNORED
-        return ids, labels
+        return encode_response(self.tokenizer, prompt, response, max_length, chat)
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
         """Eval mode, frozen weights, an embedding output that asks for a gradient; all undone afterwards."""
-        modes = {module: module.training for module in self.model.modules()}
         dropout = [m for m in self.model.modules() if isinstance(m, nn.Dropout) and m.p > 0 and m.training]
         if self.strict and dropout:
             raise ValueError("the model is in train mode with dropout: call model.eval(), or leave strict=False")
@@ -162,17 +151,14 @@ class GradientSpectra:
         embedding = self.model.get_input_embeddings()  # type: ignore[operator]  # every transformers model has it
         hook = embedding.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_())
         try:
-            self.model.eval()
             for parameter in flags:
                 parameter.requires_grad_(False)
-            with torch.enable_grad():
+            with evaluating(self.model), torch.enable_grad():
                 yield
         finally:
             hook.remove()
             for parameter, flag in flags.items():
                 parameter.requires_grad_(flag)
-            for module, training in modes.items():
-                module.training = training
 
     def _score_batch(self, samples: list[tuple[Tensor, Tensor]]) -> SpectraReport:
         ids, labels, mask = _padded(samples, next(self.model.parameters()).device)
@@ -180,38 +166,39 @@ class GradientSpectra:
             positions = (mask.cumsum(-1) - 1).clamp_min(0)
             extra = {"position_ids": positions} if _takes_positions(self.model) else {}
             logits = self.model(input_ids=ids, attention_mask=mask, **extra).logits
-            losses = _mean_response_loss(logits, labels)
-            answered = losses.isfinite()
+            losses = mean_response_loss(logits, labels)
+            answered, finite = (labels[:, 1:] != IGNORED).any(-1), losses.isfinite()
             # A sum over samples of mean token losses: each sample's gradient is the one it would have alone.
-            if bool(answered.any()):
-                losses[answered].sum().backward()
-        rows = [self._measure_sample(capture, index, mask[index]) for index in range(len(samples))]
+            if bool(finite.any()):
+                losses[finite].sum().backward()
+        rows: list[_Row] = []
         status: list[Status] = []
-        for index, row in enumerate(rows):
-            if not answered[index]:
-                status.append("no_response_tokens")
-                row.blank()
+        for index in range(len(samples)):
+            if finite[index]:
+                rows.append(self._measure_sample(capture, index, mask))
+                status.append("zero_gradient" if rows[-1].zero else "ok")
             else:
-                status.append("zero_gradient" if row.zero else "ok")
+                rows.append(self._row({}))
+                status.append("non_finite_loss" if answered[index] else "no_response_tokens")
         return SpectraReport(
             kinds=self.kinds,
             metrics={name: torch.stack([row.metrics[name] for row in rows]) for name in self.metrics},
             similarities={name: torch.stack([row.similarities[name] for row in rows]) for name in rows[0].similarities},
-            n_response_tokens=(labels[:, 1:] != _IGNORED).sum(-1).cpu(),
+            n_response_tokens=(labels[:, 1:] != IGNORED).sum(-1).cpu(),
             loss=losses.detach().double().cpu(),
             status=tuple(status),
             values=tuple(row.values for row in rows) if self.keep_values else (),
-            silent=tuple(p.name for p in self.projections if p.name not in capture.outputs),
+            silent=tuple(p.name for p in self.projections if p.module not in capture.called),
         )
 
     def _measure_sample(self, capture: _Capture, index: int, mask: Tensor) -> _Row:
-        row = _Row(self.metrics, self.layers, len(self.kinds))
-        factors: dict[tuple[int, str], GradientFactors] = {}
-        for projection in self.projections:
-            factor = capture.factors(projection, index, mask)
-            if factor is None:
-                continue
-            factors[projection.layer, projection.kind] = factor
+        factors = {
+            projection: factor
+            for projection in self.projections
+            if (factor := capture.factors(projection, index, mask)) is not None
+        }
+        row = self._row({(projection.layer, projection.kind): factor for projection, factor in factors.items()})
+        for projection, factor in factors.items():
             values = factor.values(self.method).double().cpu()
             if self.keep_values:
                 row.values[projection.name] = values
@@ -221,6 +208,10 @@ class GradientSpectra:
                 continue
             for name in self.metrics:
                 row.metrics[name][at] = _metric(name, values, factor)
+        return row
+
+    def _row(self, factors: Mapping[tuple[int, str], GradientFactors]) -> _Row:
+        row = _Row(self.metrics, self.layers, len(self.kinds))
         row.similarities = self._similarities(factors)
         return row
 
@@ -263,19 +254,14 @@ class _Row:
         self.values: dict[str, Tensor] = {}
         self.zero = False
 
-    def blank(self) -> None:
-        for table in (*self.metrics.values(), *self.similarities.values()):
-            table.fill_(torch.nan)
-
 
 class _Capture:
     """Inputs and output gradients of the projections' modules, during one forward and backward pass."""
 
     def __init__(self, projections: Sequence[Projection]) -> None:
         self.projections = projections
-        self.inputs: dict[nn.Module, Tensor] = {}
-        self.gradients: dict[nn.Module, Tensor] = {}
-        self.outputs: set[str] = set()
+        self.called: set[nn.Module] = set()
+        self.calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> _Capture:
@@ -288,17 +274,39 @@ class _Capture:
         self._stack.close()
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        self.outputs |= {projection.name for projection in self.projections if projection.module is module}
-        self.inputs[module] = inputs[0].detach()  # query, key and value of one layer share this tensor
-        if output.requires_grad:  # not in the first, gradient-free pass of a checkpointed layer
-            output.register_hook(lambda gradient: self.gradients.__setitem__(module, gradient.detach()))
+        self.called.add(module)
+        X = inputs[0].detach()  # query, key and value of one layer share this tensor
+        calls = self.calls.setdefault(module, [])
+        if output.requires_grad:
+            output.register_hook(lambda gradient: calls.append((gradient.detach(), X)))
 
     def factors(self, projection: Projection, index: int, mask: Tensor) -> GradientFactors | None:
-        """The sample's gradient, or None where the module was not called (an expert without tokens)."""
-        if projection.module not in self.gradients:
+        """The sample's gradient, or None where none reached the module (an expert without tokens).
+
+        A module that was called several times, as one that layers share, has the sum of the calls' gradients, whose
+        factors are the calls' rows together.
+        """
+        calls = self.calls.get(projection.module)
+        if not calls:
             return None
-        D = projection.select(self.gradients[projection.module][index])
-        return GradientFactors.of_sample(D[mask.bool()], self.inputs[projection.module][index][mask.bool()])
+        D, X = zip(*((_by_sample(D, mask, projection), _by_sample(X, mask, projection)) for D, X in calls), strict=True)
+        rows = mask[index].bool()
+        return GradientFactors.of_sample(
+            torch.cat([projection.select(part[index][rows]) for part in D]),
+            torch.cat([part[index][rows] for part in X]),
+        )
+
+
+def _by_sample(tokens: Tensor, mask: Tensor, projection: Projection) -> Tensor:
+    """(batch, length, dim), also of a module that sees the batch's tokens in one row after another."""
+    if tokens.shape[:2] == mask.shape:
+        return tokens
+    if tokens.ndim == 2 and len(tokens) == mask.numel():
+        return tokens.view(*mask.shape, -1)
+    raise ValueError(
+        f"{projection.name} sees a tensor of shape {tuple(tokens.shape)}, whose rows belong to no sample of a batch of "
+        f"{tuple(mask.shape)} tokens; leave the module out with a regular expression as `modules`"
+    )
 
 
 def _metric(name: str, values: Tensor, factor: GradientFactors) -> Tensor:
@@ -316,16 +324,6 @@ def _metric(name: str, values: Tensor, factor: GradientFactors) -> Tensor:
     return dense.max() if name == "max" else dense.min()
 
 
-def _mean_response_loss(
-    logits: Float[Tensor, "batch length vocabulary"], labels: Int[Tensor, "batch length"]
-) -> Tensor:
-    """Mean cross entropy over each sample's response tokens; NaN for a sample without any."""
-    targets = labels[:, 1:]
-    # nll of ignored positions is 0, so the sum is over response tokens
-    token = F.cross_entropy(logits[:, :-1].float().mT, targets, ignore_index=_IGNORED, reduction="none")
-    return token.sum(-1) / (targets != _IGNORED).sum(-1)
-
-
 def _unpadded(
     input_ids: Any, labels: Any, attention_mask: Tensor | None, max_length: int
 ) -> list[tuple[Tensor, Tensor]]:
@@ -334,13 +332,13 @@ def _unpadded(
     if len(input_ids) != len(labels):
         raise ValueError(f"{len(input_ids)} samples of input_ids do not fit {len(labels)} of labels")
     samples = []
-    for index, (ids, label) in enumerate(zip(input_ids, labels)):
+    for index, (ids, label) in enumerate(zip(input_ids, labels, strict=True)):
         if len(ids) != len(label):
             raise ValueError(f"sample {index}: {len(ids)} input_ids do not fit {len(label)} labels")
         if attention_mask is not None:
             keep = attention_mask[index].bool()
-            if bool((label[~keep] != _IGNORED).any()):
-                raise ValueError(f"sample {index}: padding under a label; set labels to {_IGNORED} where the mask is 0")
+            if bool((label[~keep] != IGNORED).any()):
+                raise ValueError(f"sample {index}: padding under a label; set labels to {IGNORED} where the mask is 0")
             ids, label = ids[keep], label[keep]
         samples.append((ids[:max_length], label[:max_length]))
     return samples
@@ -349,7 +347,7 @@ def _unpadded(
 def _padded(samples: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     length = max(len(ids) for ids, _ in samples)
     ids = torch.zeros(len(samples), length, dtype=torch.long)
-    labels = torch.full_like(ids, _IGNORED)
+    labels = torch.full_like(ids, IGNORED)
     mask = torch.zeros_like(ids)
     for row, (sample, label) in enumerate(samples):
         ids[row, : len(sample)], labels[row, : len(label)], mask[row, : len(sample)] = sample, label, 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,8 @@ def attention_projections(model: nn.Module) -> list[Projection]:
         )
     layers = _number([prefix for prefix, *_ in found])
     return [
-        Projection(layer, kind, name, module, select) for layer, (_, kind, name, module, select) in zip(layers, found)
+        Projection(layer, kind, name, module, select)
+        for layer, (_, kind, name, module, select) in zip(layers, found, strict=True)
     ]
 
 
@@ -85,12 +86,23 @@ def matching_projections(model: nn.Module, pattern: str | None) -> list[Projecti
     if not named:
         names = [name for name, _ in linear_modules(model)]
         raise ValueError(f"modules={pattern!r} matches none of the {len(names)} linear modules, such as {names[:3]}")
-    prefixes = [name[: match.end()] if (match := _INDEX.search(name)) else "" for name, _ in named]
-    layers = _number(prefixes)
-    return [
-        Projection(layer, name[len(prefix) :].lstrip("."), name, module, lambda output: output)
-        for layer, prefix, (name, module) in zip(layers, prefixes, named)
+    return _by_layer(named)
+
+
+def adapter_projections(model: nn.Module) -> list[Projection]:
+    """The linear maps of every LoRA adapter, two to an adapted layer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    named = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.search(r"\.lora_[AB]\.", name)
     ]
+    if not named:
+        raise ValueError(f'modules="adapters" finds no LoRA adapter in {type(model).__name__}: wrap it with PEFT first')
+    return _by_layer(named)
 
 
 def linear_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -103,6 +115,15 @@ def linear_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
+def _by_layer(named: Sequence[tuple[str, nn.Module]]) -> list[Projection]:
+    """Layers are numbered by the first index in their modules' names; the rest of the name is the kind."""
+    prefixes = [name[: match.end()] if (match := _INDEX.search(name)) else "" for name, _ in named]
+    return [
+        Projection(layer, name[len(prefix) :].lstrip("."), name, module, lambda output: output)
+        for layer, prefix, (name, module) in zip(_number(prefixes), prefixes, named, strict=True)
+    ]
+
+
 def _number(prefixes: list[str]) -> list[int]:
     order = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefixes))}
     return [order[prefix] for prefix in prefixes]
@@ -111,7 +132,8 @@ def _number(prefixes: list[str]) -> list[int]:
 def _split(model: nn.Module, module: nn.Module, name: str) -> dict[str, Callable[[Tensor], Tensor]]:
     """How the output of a fused projection divides into q, k and v."""
     config: Any = getattr(model, "config", None)
-    width = module.weight.shape[1] if type(module).__name__ == "Conv1D" else module.weight.shape[0]
+    weight: Any = module.weight
+    width = int(weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0])
     heads = getattr(config, "num_attention_heads", None)
     groups = getattr(config, "num_key_value_heads", None) or heads
     if heads is None or groups is None:

@@ -3,24 +3,23 @@ label-free criterion for choosing among runs of one self-supervised method."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torchmetrics import Metric
 
 from fullrank.linalg import require_finite
 from fullrank.spectra import ranks
 from fullrank.spectra.spectrum import Spectrum
 
-#: Rows of the paper's estimates; more change the value little.
-MAX_SAMPLES = 25_600
+if TYPE_CHECKING:
+    from fullrank.spectra.rankme_metric import RankMe
+
 # Uncentred and centred values further apart than this are worth a warning: a common offset dominates the spectrum.
 _OFFSET_RATIO = 2.0
 
@@ -59,112 +58,14 @@ def rankme(
     embeddings = _embeddings(Z)
     rows, columns = embeddings.shape[-2:]
     if rows < columns:
-        warnings.warn(
-            f"{rows} samples of {columns} dimensions: RankMe cannot exceed {rows}; use at least {4 * columns} samples",
-            stacklevel=2,
-        )
+        warn_of_few(rows, columns)
     if normalize_rows:
         embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
     if not center and not embeddings.requires_grad:
         _warn_of_offset(embeddings)
     spectrum = Spectrum.of(embeddings, center=center)
-    _require_some_variation(spectrum.values, center)
+    require_some_variation(spectrum.values, center)
     return ranks.effective_rank(spectrum.values, eps=eps, squared=squared)
-
-
-class RankMe(Metric):
-    """RankMe as a streaming torchmetrics metric: memory O(K^2) whatever the number of samples.
-
-    The state is the Gram matrix of the embeddings (K x K, float64), their sum and their count, so that distributed
-    processes merge exactly: the states are added, not the values averaged.
-
-    Args:
-        eps: see `rankme`.
-        center: see `rankme`.
-        max_samples: rows after which updates are ignored, shared out over the processes.
-        **kwargs: torchmetrics' own options.
-
-    Raises:
-        ValueError: on `update` with another width than before, NaN or infinite rows, or not 2-D input; on `compute`
-            before two rows were seen.
-    """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    gram: Tensor
-    total: Tensor
-    count: Tensor
-
-    def __init__(
-        self, eps: float = 1e-7, center: bool = False, max_samples: int | None = MAX_SAMPLES, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        if max_samples is not None and max_samples < 2:
-            raise ValueError(f"max_samples={max_samples}: at least 2 rows are needed, or None for all")
-        self.eps = eps
-        self.center = center
-        self.max_samples = max_samples
-        # Shapes are known with the first batch; a scalar zero adds to anything, also from a process without data.
-        self.add_state("gram", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    @torch.no_grad()
-    def update(self, Z: Shaped[Tensor, "samples dim"]) -> None:
-        """Add a batch of embeddings, (samples, dim)."""
-        if Z.ndim != 2:
-            raise ValueError(f"Z has shape {tuple(Z.shape)}: (samples, dim) is accepted")
-        if self.gram.ndim == 2 and self.gram.shape[-1] != Z.shape[-1]:
-            raise ValueError(f"Z has {Z.shape[-1]} dimensions, but earlier batches had {self.gram.shape[-1]}")
-        if self.max_samples is not None:
-            Z = Z[: max(0, math.ceil(self.max_samples / _world_size()) - int(self.count))]
-        if len(Z) == 0:
-            return
-        _require_finite_rows(Z)
-        rows = Z.to(self.gram.device, torch.float64)
-        self.gram = self.gram + rows.mT @ rows
-        self.total = self.total + rows.sum(0)
-        self.count = self.count + len(rows)
-
-    def compute(self) -> Tensor:
-        """RankMe of all rows seen, by all processes."""
-        return ranks.effective_rank(self._values(self.center), eps=self.eps)
-
-    def spectrum(self, center: bool = False) -> Spectrum:
-        """Singular values of all rows seen."""
-        values = self._values(center)
-        return Spectrum(values, (int(self.count), self.gram.shape[-1]), torch.float64)
-
-    def report(self) -> dict[str, float]:
-        """RankMe and its companions: centred, covariance effective rank, stable rank, participation ratio, alpha-ReQ."""
-        values, centred = self._values(False), self._values(True)
-        report = {
-            "samples": float(self.count),
-            "dim": float(self.gram.shape[-1]),
-            "rankme": float(ranks.effective_rank(values, eps=self.eps)),
-            "rankme_centered": float(ranks.effective_rank(centred, eps=self.eps)),
-            "covariance_effective_rank": float(ranks.effective_rank(centred, squared=True)),
-            "stable_rank": float(ranks.stable_rank(values)),
-            "participation_ratio": float(ranks.participation_ratio(values)),
-        }
-        if len(values) > 3:
-            report["alpha_req"] = float(ranks.power_law_exponent(centred))
-        return report
-
-    def _values(self, center: bool) -> Tensor:
-        if int(self.count) < 2:
-            raise ValueError(f"{int(self.count)} rows seen: RankMe needs at least 2; call update(embeddings) first")
-        gram = self.gram
-        if center:  # sum of (z - mean)(z - mean)^T
-            gram = gram - torch.outer(self.total, self.total) / self.count
-        eigenvalues = torch.linalg.eigvalsh(gram).flip(-1)[: int(self.count)]
-        # Below the rounding of the Gram matrix an eigenvalue is noise, and its root would be a spurious tail.
-        noise = gram.shape[-1] * torch.finfo(torch.float64).eps * self.gram.diagonal().sum()
-        values = torch.where(eigenvalues > noise, eigenvalues, 0.0).sqrt()
-        _require_some_variation(values, center)
-        return values
 
 
 @dataclass(frozen=True)
@@ -258,6 +159,8 @@ class RankMeScorer:
 
 
 def _accumulate(source: Tensor | np.ndarray | Iterable[Tensor], eps: float) -> RankMe:
+    from fullrank.spectra.rankme_metric import RankMe  # brings torchmetrics
+
     metric = RankMe(eps=eps)
     batches = [source] if isinstance(source, Tensor | np.ndarray) else source
     for batch in batches:
@@ -278,11 +181,16 @@ def _embeddings(Z: Tensor | np.ndarray) -> Tensor:
     if not embeddings.is_floating_point():
         warnings.warn(f"Z has dtype {embeddings.dtype}; it is cast to float32", stacklevel=3)
         embeddings = embeddings.float()
-    _require_finite_rows(embeddings)
+    require_finite_rows(embeddings)
     return embeddings
 
 
-def _require_finite_rows(Z: Tensor) -> None:
+def require_finite_rows(Z: Tensor) -> None:
+    """Refuse NaN and infinite entries, and count the rows that have them.
+
+    Raises:
+        ValueError: with the position of the first.
+    """
     try:
         require_finite(Z, "Z")
     except ValueError as error:
@@ -290,11 +198,24 @@ def _require_finite_rows(Z: Tensor) -> None:
         raise ValueError(f"{error} ({rows} bad rows)") from None
 
 
-def _require_some_variation(values: Tensor, center: bool) -> None:
+def require_some_variation(values: Tensor, center: bool) -> None:
+    """Refuse a spectrum of zeros.
+
+    Raises:
+        ValueError: with what made it so.
+    """
     if bool((values[..., 0] > 0).all()):
         return
     what = "all rows are the same, so the centred matrix is zero" if center else "Z is zero everywhere"
     raise ValueError(f"RankMe is undefined (0/0): {what}")
+
+
+def warn_of_few(samples: int, dim: int) -> None:
+    """Say that fewer samples than dimensions cap the value."""
+    warnings.warn(
+        f"{samples} samples of {dim} dimensions: RankMe cannot exceed {samples}; use at least {4 * dim} samples",
+        stacklevel=3,
+    )
 
 
 def _warn_of_offset(Z: Tensor) -> None:
@@ -309,8 +230,3 @@ def _warn_of_offset(Z: Tensor) -> None:
             f"{float(centred.max()):.1f} with center=True; compare like with like",
             stacklevel=3,
         )
-
-
-def _world_size() -> int:
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
