@@ -19,9 +19,18 @@ def write_bytes(path: Path, content: bytes) -> Path:
         content: all of it.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; whatever stood at `path` is untouched.
+        OSError: the disk is full or the folder cannot be written; whatever stood at `path` is untouched. The error
+            names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _replace(path, content)
+    except OSError as error:  # a failed write names no file, a failed rename names the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return path
+
+
+def _replace(path: Path, content: bytes) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
@@ -34,7 +43,6 @@ def write_bytes(path: Path, content: bytes) -> Path:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return path
 
 
 def write_text(path: Path, text: str) -> Path:

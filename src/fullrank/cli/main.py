@@ -26,8 +26,8 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of runs. [default: $FULLRANK_RUNS or ./runs]")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
-# Every error of usage; typer names only its subclasses, and brings click itself or as a package.
-_UsageError: Any = typer.BadParameter.__mro__[2]
+# The base of all errors of usage: typer exports only its subclasses, and its click is the package or a copy within.
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 _MARK = ("<!-- papers:begin -->\n", "<!-- papers:end -->\n")
 
 

@@ -9,10 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fullrank.cli.output import VERDICT_STYLE
-from fullrank.papers import ClaimResult, Paper, PaperHit, Result, RunInfo, state_of
+from fullrank.papers import ClaimResult, Paper, Result, RunInfo, state_of
 from fullrank.papers._plain import claims_of, paper_row, readable
 
 if TYPE_CHECKING:
+    from fullrank.papers import PaperHit
     from fullrank.spectra import Report
 
 

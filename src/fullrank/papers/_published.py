@@ -68,21 +68,25 @@ def keep(info: RunInfo) -> Path:
 
     Raises:
         ValueError: the run is not finished.
+        OSError: the results folder cannot be written; the result that was kept before stays.
     """
     if info.status != "finished" or info.scale is None:
         raise ValueError(f"the run {info.slug}/{info.run} is {info.status}: only a finished run is kept")
     target = results_folder() / info.slug / info.scale
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    fresh.chmod(0o755)
-    shutil.copy2(info.folder / "result.json", fresh)
-    if (info.folder / "figures").exists():
-        shutil.copytree(info.folder / "figures", fresh / "figures")
-    old = fresh.with_name(f"{fresh.name}-old")
-    if target.exists():
-        target.replace(old)
-    fresh.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
+        fresh, old = Path(beside, "fresh"), Path(beside, "old")
+        for name in ("result.json", *Result.load(info.folder).figures.values()):
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(info.folder / name, fresh / name)
+        if target.exists():
+            target.replace(old)
+        try:
+            fresh.replace(target)
+        except BaseException:
+            if old.exists():
+                old.replace(target)
+            raise
     return target
 
 

@@ -115,7 +115,7 @@ class Result:
         file = folder / "result.json"
         try:
             data = json.loads(file.read_text())
-            schema = data["schema"]
+            schema = int(data["schema"])
         except (ValueError, KeyError, TypeError) as error:
             raise ResultError(
                 f"{file} is not a result of Fullrank ({error}); remove the folder and run again"
@@ -132,15 +132,24 @@ class Result:
             raise ResultError(f"{file} lacks what a result needs ({error}); remove the folder and run again") from error
 
     def recomputed(self, paper: Paper) -> Result:
-        """The same measurements under the claims as they are declared now: verdicts are computed, never stored."""
-        measured = {claim.id: claim for claim in self.claims}
-        claims = tuple(
-            ClaimResult.of(claim, measured[claim.id].value, measured[claim.id].spread)
-            if claim.id in measured
-            else ClaimResult.of(claim)
-            for claim in paper.claims
-        )
-        return replace(self, claims=claims)
+        """The same measurements under the claims as they are declared now: verdicts are computed, never stored.
+
+        Raises:
+            ResultError: a claim asks now for numbers that were not measured then.
+        """
+        return replace(self, claims=tuple(self._recomputed(claim) for claim in paper.claims))
+
+    def _recomputed(self, claim: Claim) -> ClaimResult:
+        measured = next((old for old in self.claims if old.id == claim.id), None)
+        if measured is None:
+            return ClaimResult.of(claim)
+        try:
+            return ClaimResult.of(claim, measured.value, measured.spread)
+        except (LookupError, TypeError) as error:
+            raise ResultError(
+                f"{self.slug}/{self.run}: what was measured for {claim.id!r} ({measured.value}) does not fit the claim "
+                f"as it is declared now ({error}); run the study again"
+            ) from error
 
 
 def claim_results(paper: Paper, trial: Trial) -> tuple[ClaimResult, ...]:

@@ -7,6 +7,7 @@ A run's folder `runs/<slug>/<start in UTC>/` holds
 - `progress.json`: the last progress report;
 - `scratch/`: finished steps, until the run is finished;
 - `stopped.json`: why the last session ended early, if it could still say so;
+- `run.log`: what happened when, with the traceback of a failure;
 - `result.json` and `figures/`: written when everything is done, `result.json` last.
 """
 
@@ -15,14 +16,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
@@ -120,7 +123,7 @@ def run(
     Raises:
         UnknownPaper: no paper has that slug.
         LookupError: the paper has no study yet.
-        ValueError: an unknown scale, or no seeds.
+        ValueError: an unknown scale or device, or no seeds.
         RuntimeError: the device is not there.
         Cancelled: `should_stop` said so.
         OSError: the folder cannot be written.
@@ -150,13 +153,13 @@ def run(
         )
         try:
             study(trial)
+            return _finish(paper, trial, session)
         except (Cancelled, KeyboardInterrupt):
             session.stop("cancelled", "")
             raise
         except Exception as error:
             session.stop("failed", f"{type(error).__name__}: {error}")
             raise
-        return _finish(paper, trial, session)
 
 
 def list_runs(slug: str | None = None, runs: Path | None = None) -> list[RunInfo]:
@@ -173,6 +176,9 @@ def run_info(folder: Path) -> RunInfo:
         asked = _read(folder / "run.json")
         progress = _read(folder / "progress.json") if (folder / "progress.json").exists() else {}
         stopped = _read(folder / "stopped.json") if (folder / "stopped.json").exists() else {}
+        status: Status = stopped.get("status", "interrupted")
+        if status not in get_args(Status):
+            raise ValueError(f"stopped.json names the status {status!r}")
         common: dict[str, Any] = {
             "scale": asked["scale"],
             "device": asked["device"],
@@ -183,7 +189,7 @@ def run_info(folder: Path) -> RunInfo:
             "seconds": asked.get("seconds", 0.0) + progress.get("seconds", 0.0),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return RunInfo(slug, name, folder, "unreadable", reason=f"its run.json cannot be read ({error})")
+        return RunInfo(slug, name, folder, "unreadable", reason=f"its folder is damaged ({error})")
     if (folder / "result.json").exists():
         try:
             Result.load(folder)
@@ -192,7 +198,7 @@ def run_info(folder: Path) -> RunInfo:
         return RunInfo(slug, name, folder, "finished", **common)
     if _is_locked(folder):
         return RunInfo(slug, name, folder, "running", **common)
-    return RunInfo(slug, name, folder, stopped.get("status", "interrupted"), reason=stopped.get("reason", ""), **common)
+    return RunInfo(slug, name, folder, status, reason=stopped.get("reason", ""), **common)
 
 
 class _Session:
@@ -203,6 +209,7 @@ class _Session:
         self.on_progress = on_progress
         self.began = time.monotonic()
         self.reported = 0.0
+        self.text = ""
         asked = _read(folder / "run.json")
         earlier = _read(folder / "progress.json")["seconds"] if (folder / "progress.json").exists() else 0.0
         self.before = asked.get("seconds", 0.0) + earlier
@@ -219,14 +226,22 @@ class _Session:
         if done < total and now - self.reported < _PROGRESS_EVERY:
             return
         self.reported = now
+        if text != self.text:
+            self.text = text
+            self.log(text)
         progress = {"done": done, "total": total, "text": text, "seconds": now - self.began}
         write_json(self.folder / "progress.json", progress)
 
     def stop(self, status: Status, reason: str) -> None:
         try:
             write_json(self.folder / "stopped.json", {"status": status, "reason": reason})
+            self.log(traceback.format_exc().rstrip() if status == "failed" else status)
         except OSError as error:  # the disk may be what failed; the run is then listed as interrupted
             _log.warning("could not note in %s why the run stopped: %s", self.folder, error)
+
+    def log(self, text: str) -> None:
+        with (self.folder / "run.log").open("a") as log:
+            log.write(f"{_now().isoformat(timespec='milliseconds')} {text}\n")
 
 
 def _finish(paper: Paper, trial: Trial, session: _Session) -> Result:
@@ -247,6 +262,7 @@ def _finish(paper: Paper, trial: Trial, session: _Session) -> Result:
         notes=tuple(trial.notes),
         environment=environment(trial.device),
     )
+    session.log("study finished")
     result.save(session.folder, trial.figures)
     shutil.rmtree(trial.scratch, ignore_errors=True)  # the result stands; scratch left behind only takes room
     return result
@@ -293,6 +309,8 @@ def _new_folder(parent: Path) -> Path:
 
 
 def _is_locked(folder: Path) -> bool:
+    if not (folder / "lock").exists():
+        return False
     try:
         with FileLock(folder / "lock", timeout=_PROBE):
             return False
@@ -303,16 +321,21 @@ def _is_locked(folder: Path) -> bool:
 def _require_device(device: str) -> None:
     if device == "cpu":
         return
+    found = re.fullmatch(r"(cuda|mps)(?::(\d+))?", device)
+    if found is None:
+        raise ValueError(f"device={device!r} is not known; accepted: cpu, cuda, cuda:1, mps")
     import torch
 
-    kind = torch.device(device).type
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind not in there or not there[kind]():
+    count = torch.cuda.device_count() if found[1] == "cuda" else int(torch.backends.mps.is_available())
+    if int(found[2] or 0) >= count:
         raise RuntimeError(f"device={device!r} is not there; use --device cpu, or a machine that has one")
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text())
+    content = json.loads(file.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} holds no object")
+    return content
 
 
 def _now() -> datetime:

@@ -90,9 +90,10 @@ class Trial:
             raise LookupError(f"claim {claim_id!r} is not declared; the paper's claims are {', '.join(self.claim_ids)}")
         if claim_id in self.measurements:
             raise ValueError(f"claim {claim_id!r} was measured already in this trial")
-        self.measurements[claim_id] = _plain(claim_id, value)
+        measured = _plain(claim_id, value)
         if spread is not None:
             self.spreads[claim_id] = _plain(claim_id, spread)
+        self.measurements[claim_id] = measured
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep a table: equally keyed rows of numbers and strings."""
