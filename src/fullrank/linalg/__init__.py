@@ -1,18 +1,22 @@
-"""Matrices in, matrices out: SVDs, LDU, cosine transforms. No modules, no files, no printing."""
+"""Matrices in, matrices out: SVDs, LDU, cosine and wavelet transforms. No modules, no files, no printing."""
 
 from fullrank.linalg.cosine import cosine_rows, dct2, idct2
 from fullrank.linalg.finite import require_finite
 from fullrank.linalg.in_place import eigenvalues_in_place, singular_values_in_place
 from fullrank.linalg.ldu import LDU, ldu
 from fullrank.linalg.svd import SVD, singular_values, singular_values_of_rows, svd
+from fullrank.linalg.wavelets import band_sizes, dwt, idwt
 
 __all__ = [
     "LDU",
     "SVD",
+    "band_sizes",
     "cosine_rows",
     "dct2",
+    "dwt",
     "eigenvalues_in_place",
     "idct2",
+    "idwt",
     "ldu",
     "require_finite",
     "singular_values",
