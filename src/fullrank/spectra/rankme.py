@@ -219,9 +219,9 @@ def warn_of_few(samples: int, dim: int) -> None:
 
 
 def _warn_of_offset(Z: Tensor) -> None:
-    mean = Z.float().mean(-2, keepdim=True)
-    shared = mean.square().sum((-2, -1)) * Z.shape[-2] / Z.float().square().sum((-2, -1)).clamp_min(1e-30)
-    if bool((shared < 0.2).all()):  # an offset that small cannot halve the value
+    wide = Z.float()
+    shared = wide.mean(-2).norm(dim=-1) * Z.shape[-2] ** 0.5 / torch.linalg.vector_norm(wide, dim=(-2, -1))
+    if not bool((shared.square() >= 0.2).any()):  # an offset that small cannot halve the value
         return
     uncentred, centred = (Spectrum.of(Z, center=center).effective_rank for center in (False, True))
     if bool((centred > _OFFSET_RATIO * uncentred).any()):
