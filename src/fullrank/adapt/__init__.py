@@ -1,0 +1,40 @@
+"""Fine-tuning in low rank: PEFT tuners, and the base to write one's own with.
+
+Importing this room makes every method below known to the installed PEFT. Import it before loading a checkpoint of one
+of them: `PeftModel.from_pretrained` does not know where a method comes from.
+"""
+
+from fullrank._optional import require
+
+require("peft", "adapt")
+
+from fullrank.adapt.config import DeltaConfig  # noqa: E402
+from fullrank.adapt.delta import Delta, FrozenLayer  # noqa: E402
+from fullrank.adapt.hydra import (  # noqa: E402
+    BranchAlignment,
+    HydraConfig,
+    HydraLayer,
+    HydraLinear,
+    HydraModel,
+    branch_alignment,
+    hydra_delta,
+)
+from fullrank.adapt.layer import DeltaLayer  # noqa: E402
+from fullrank.adapt.registration import register  # noqa: E402
+from fullrank.adapt.tuner import DeltaModel  # noqa: E402
+
+__all__ = [
+    "BranchAlignment",
+    "Delta",
+    "DeltaConfig",
+    "DeltaLayer",
+    "DeltaModel",
+    "FrozenLayer",
+    "HydraConfig",
+    "HydraLayer",
+    "HydraLinear",
+    "HydraModel",
+    "branch_alignment",
+    "hydra_delta",
+    "register",
+]
