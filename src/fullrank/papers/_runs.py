@@ -190,13 +190,15 @@ def run_info(folder: Path) -> RunInfo:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         return RunInfo(slug, name, folder, "unreadable", reason=f"its folder is damaged ({error})")
-    if (folder / "result.json").exists():
+    file = folder / "result.json"
+    running = not file.exists() and _is_locked(folder)
+    if file.exists():  # looked at after the lock: a run may have finished in between
         try:
             Result.load(folder)
         except ResultError as error:
             return RunInfo(slug, name, folder, "unreadable", reason=str(error), **common)
         return RunInfo(slug, name, folder, "finished", **common)
-    if _is_locked(folder):
+    if running:
         return RunInfo(slug, name, folder, "running", **common)
     return RunInfo(slug, name, folder, status, reason=stopped.get("reason", ""), **common)
 
