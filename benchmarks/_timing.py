@@ -32,7 +32,8 @@ class Pairs:
 
 def alternate(ours: Callable[[], object], peer: Callable[[], object], pairs: int = 5) -> Pairs:
     """Time both sides `pairs` times after one run of each that does not count; the order changes with every pair."""
-    ours(), peer()
+    ours()
+    peer()
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         for side in (0, 1) if pair % 2 == 0 else (1, 0):

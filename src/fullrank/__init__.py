@@ -1,7 +1,10 @@
 """Rank in both senses: the rank of a matrix and the rank of an item."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fullrank.spectra import Report, Spectrum, analyze
 
 __version__ = "0.1.0"
 
