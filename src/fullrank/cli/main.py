@@ -216,7 +216,7 @@ def analyze(
     report = measure(model)
     outcome = spectra.compare(measure(against), report) if against else report
     for path in output or []:
-        errors.print(f"wrote {outcome.save(path)}", markup=False, highlight=False)
+        errors.print(f"wrote {outcome.save(path)}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print_json(outcome.to_dict())
         return
