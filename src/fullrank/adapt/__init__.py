@@ -20,6 +20,16 @@ from fullrank.adapt.hydra import (  # noqa: E402
     hydra_delta,
 )
 from fullrank.adapt.layer import DeltaLayer  # noqa: E402
+from fullrank.adapt.loldu import (  # noqa: E402
+    LoLDUConfig,
+    LoLDUFactors,
+    LoLDULayer,
+    LoLDULinear,
+    LoLDUModel,
+    loldu_delta,
+    loldu_factors,
+    loldu_parameter_groups,
+)
 from fullrank.adapt.registration import register  # noqa: E402
 from fullrank.adapt.tuner import DeltaModel  # noqa: E402
 
@@ -34,7 +44,15 @@ __all__ = [
     "HydraLayer",
     "HydraLinear",
     "HydraModel",
+    "LoLDUConfig",
+    "LoLDUFactors",
+    "LoLDULayer",
+    "LoLDULinear",
+    "LoLDUModel",
     "branch_alignment",
     "hydra_delta",
+    "loldu_delta",
+    "loldu_factors",
+    "loldu_parameter_groups",
     "register",
 ]
