@@ -69,8 +69,8 @@ class Delta(nn.Module, ABC):
     disabling, several adapters and unmerging exact.
 
     State: parameters are trained; a persistent buffer is frozen and saved; a buffer registered with `persistent=False`
-    is frozen and derived again from `base.weight` in `reset` (see `loaded`). A direct attribute `A` of a method called
-    `hydra` is `....hydra_A` in a checkpoint.
+    is frozen and derived again from `base.weight` in `reset` (see `loaded`). The attribute `A` of a method called
+    `hydra` is `....hydra_delta.A` in a checkpoint.
 
     Attributes:
         supports: layer types it can change, of nn.Linear, Conv1D, nn.Embedding and nn.Conv2d; default the first two. A

@@ -146,8 +146,9 @@ class DeltaModel(BaseTuner):
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        # lin0.hydra_delta.default.par_A is saved as lin0.hydra_par_A
-        return key.replace(f".{cls.prefix}delta.{adapter_name}.", f".{cls.prefix}")
+        # lin0.hydra_delta.default.par_A is saved as lin0.hydra_delta.par_A; transformers puts names back after the
+        # first part that starts with the prefix, so this is the form that its own loader understands.
+        return key.replace(f".{cls.prefix}delta.{adapter_name}.", f".{cls.prefix}delta.")
 
 
 def _check_layer(target: nn.Module, name: str, config: DeltaConfig) -> None:
