@@ -20,6 +20,16 @@ from fullrank.adapt.hydra import (  # noqa: E402
     hydra_delta,
 )
 from fullrank.adapt.layer import DeltaLayer  # noqa: E402
+from fullrank.adapt.loca import (  # noqa: E402
+    LocaConfig,
+    LocaLayer,
+    LocaLinear,
+    LocaModel,
+    LocaReport,
+    loca_delta,
+    locate,
+)
+from fullrank.adapt.loca_schedule import LocaCallback, loca_param_groups, update_schedule  # noqa: E402
 from fullrank.adapt.loldu import (  # noqa: E402
     LoLDUConfig,
     LoLDUFactors,
@@ -44,6 +54,12 @@ __all__ = [
     "HydraLayer",
     "HydraLinear",
     "HydraModel",
+    "LocaCallback",
+    "LocaConfig",
+    "LocaLayer",
+    "LocaLinear",
+    "LocaModel",
+    "LocaReport",
     "LoLDUConfig",
     "LoLDUFactors",
     "LoLDULayer",
@@ -54,5 +70,9 @@ __all__ = [
     "loldu_delta",
     "loldu_factors",
     "loldu_parameter_groups",
+    "loca_delta",
+    "loca_param_groups",
+    "locate",
     "register",
+    "update_schedule",
 ]
