@@ -42,6 +42,16 @@ from fullrank.adapt.loldu import (  # noqa: E402
 )
 from fullrank.adapt.registration import register  # noqa: E402
 from fullrank.adapt.tuner import DeltaModel  # noqa: E402
+from fullrank.adapt.wara import (  # noqa: E402
+    WaraConfig,
+    WaraLayer,
+    WaraLinear,
+    WaraModel,
+    analysis_matrix,
+    expand_to_weight,
+    is_degenerate,
+)
+from fullrank.adapt.wara_grid import dwt2_grid, idwt2_grid  # noqa: E402
 
 __all__ = [
     "BranchAlignment",
@@ -65,8 +75,17 @@ __all__ = [
     "LoLDULayer",
     "LoLDULinear",
     "LoLDUModel",
+    "WaraConfig",
+    "WaraLayer",
+    "WaraLinear",
+    "WaraModel",
+    "analysis_matrix",
     "branch_alignment",
+    "dwt2_grid",
+    "expand_to_weight",
     "hydra_delta",
+    "idwt2_grid",
+    "is_degenerate",
     "loldu_delta",
     "loldu_factors",
     "loldu_parameter_groups",
