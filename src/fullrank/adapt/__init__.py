@@ -4,6 +4,8 @@ Importing this room makes every method below known to the installed PEFT. Import
 of them: `PeftModel.from_pretrained` does not know where a method comes from.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from fullrank._optional import require
 
 require("peft", "adapt")
@@ -18,6 +20,16 @@ from fullrank.adapt.hydra import (  # noqa: E402
     HydraModel,
     branch_alignment,
     hydra_delta,
+)
+from fullrank.adapt.lamda import LamdaConfig, LamdaLayer, LamdaLinear, LamdaModel, freeze_step  # noqa: E402
+from fullrank.adapt.lamda_freezing import frozen_columns  # noqa: E402
+from fullrank.adapt.lamda_ranks import allocate_ranks, captured_energy, default_candidates  # noqa: E402
+from fullrank.adapt.lamda_report import (  # noqa: E402
+    LayerParameters,
+    LayerRank,
+    lamda_parameter_groups,
+    lamda_parameter_table,
+    lamda_rank_report,
 )
 from fullrank.adapt.layer import DeltaLayer  # noqa: E402
 from fullrank.adapt.loca import (  # noqa: E402
@@ -53,6 +65,9 @@ from fullrank.adapt.wara import (  # noqa: E402
 )
 from fullrank.adapt.wara_grid import dwt2_grid, idwt2_grid  # noqa: E402
 
+if TYPE_CHECKING:
+    from fullrank.adapt.lamda_callback import LamdaCallback
+
 __all__ = [
     "BranchAlignment",
     "Delta",
@@ -70,16 +85,23 @@ __all__ = [
     "LocaLinear",
     "LocaModel",
     "LocaReport",
-    "LoLDUConfig",
-    "LoLDUFactors",
-    "LoLDULayer",
-    "LoLDULinear",
-    "LoLDUModel",
+    "LamdaCallback",
+    "LamdaConfig",
+    "LamdaLayer",
+    "LamdaLinear",
+    "LamdaModel",
+    "LayerParameters",
+    "LayerRank",
     "WaraConfig",
     "WaraLayer",
     "WaraLinear",
     "WaraModel",
     "analysis_matrix",
+    "LoLDUConfig",
+    "LoLDUFactors",
+    "LoLDULayer",
+    "LoLDULinear",
+    "LoLDUModel",
     "branch_alignment",
     "dwt2_grid",
     "expand_to_weight",
@@ -92,6 +114,23 @@ __all__ = [
     "loca_delta",
     "loca_param_groups",
     "locate",
+    "allocate_ranks",
+    "captured_energy",
+    "default_candidates",
+    "freeze_step",
+    "frozen_columns",
+    "lamda_parameter_groups",
+    "lamda_parameter_table",
+    "lamda_rank_report",
     "register",
     "update_schedule",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # transformers' trainer is not needed to adapt a model
+    if name != "LamdaCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fullrank.adapt.lamda_callback import LamdaCallback
+
+    return LamdaCallback
