@@ -31,18 +31,21 @@ class TestHydra(Conformance):
         return HydraConfig(**({"r": 2, "r_seq": 3, "scaling": 0.8} | options))
 
 
-class TestHydraWithBiases(Conformance):
-    convertible = False
-
+class WithBiases(Conformance):
     def config(self, **options):
         return HydraConfig(**({"r": 2, "adapter_bias": True, "create_bias": True} | options))
 
-    def test_merging_for_good(self):
-        model = self.adapted()
-        expected = output(model, "mlp")
-        merged = model.merge_and_unload()
-        self.close(output(merged, "mlp"), expected)
-        assert merged[2].bias is not None
+
+@pytest.mark.parametrize("name", ["mlp", "gpt2"])
+def test_adapter_biases(name):
+    suite = WithBiases()
+    suite.test_only_the_adapter_is_trained_and_all_of_it(name)
+    suite.test_merging_and_unmerging(name)
+    model = suite.adapted(name)
+    expected = output(model, name)
+    merged = model.merge_and_unload()
+    suite.close(output(merged, name), expected)
+    assert name != "mlp" or merged[2].bias is not None
 
 
 # --- the authors' numbers ---------------------------------------------------------------------------------------------
@@ -76,20 +79,30 @@ def set_branches(layer, tensors):
     return {theirs: delta.get_parameter(ours) for theirs, ours in BRANCHES.items() if theirs in tensors}
 
 
+def attend(qkv, heads):
+    """Softmax attention on q, k and v packed as (3, heads, head_dim)."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
 @pytest.mark.golden("hydra")
 def test_golden(case):
-    """Forward, every gradient, the merged layer, and the closed form; the FFN case runs the layer in its MLP."""
+    """Forward, every gradient, the merged layer, and the closed form; whole sub-blocks run the layer in its place."""
     tensors, config = case.tensors, case.spec["config"]
     tolerance = {key: case.spec["tolerance_float32"][key] for key in ("atol", "rtol")}
-    mlp = "fc1_w" in tensors
-    W0, b0 = (tensors.get(name) for name in (("fc2_w", "fc2_b") if mlp else ("W0", "b0")))
-    assert mlp or (b0 is not None) == config["base_bias"]
+    layer_name = next(name for name in ("fc2", "proj", "W0") if name == "W0" or f"{name}_w" in tensors)
+    W0, b0 = (
+        tensors.get(key) for key in (("W0", "b0") if layer_name == "W0" else (f"{layer_name}_w", f"{layer_name}_b"))
+    )
+    assert (b0 is not None) == config.get("base_bias", True)
     layer = hydra_layer(config, W0, b0)
     parameters = set_branches(layer, tensors)
 
     def forward(x):
-        if mlp:
+        if layer_name == "fc2":
             x = nn.functional.gelu(nn.functional.linear(x, tensors["fc1_w"], tensors["fc1_b"]))
+        elif layer_name == "proj":
+            x = attend(nn.functional.linear(x, tensors["qkv_w"], tensors["qkv_b"]), config["heads"])
         return layer(x)
 
     x = tensors["x"].clone().requires_grad_()
@@ -110,7 +123,7 @@ def test_golden(case):
     if "merged_w" in tensors:
         torch.testing.assert_close(layer.base_layer.weight.data, tensors["merged_w"], **tolerance)
         torch.testing.assert_close(layer.base_layer.bias.data, tensors["merged_b"], **tolerance)
-        torch.testing.assert_close(b0 + db, tensors["merged_b"], **tolerance)
+        torch.testing.assert_close(db if b0 is None else b0 + db, tensors["merged_b"], **tolerance)
 
 
 # --- properties -------------------------------------------------------------------------------------------------------

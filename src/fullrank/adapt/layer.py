@@ -92,16 +92,9 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
                 changes and the layer has none.
             TypeError: the weight is quantised in a way that cannot be written.
         """
-        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.deltas]
-        if not names:
-            return
-        self._require_mergeable(names)
-        pristine = self._pristine or self._stored()
-        weight, bias = self._sum(pristine, [*self.merged_adapters, *names], safe_merge)
-        self._pristine = (pristine[0].cpu(), None if pristine[1] is None else pristine[1].cpu())
-        self.set_base_weight(weight)
-        self._set_base_bias(bias)
-        self.merged_adapters = [*self.merged_adapters, *names]
+        pristine = self._merge(safe_merge, adapter_names)
+        if pristine is not None:
+            self._pristine = (pristine[0].cpu(), None if pristine[1] is None else pristine[1].cpu())
 
     def unmerge(self) -> None:
         """Put the pristine weight and bias back."""
@@ -140,7 +133,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
     ) -> nn.Module:
         """The frozen layer alone, with the changes merged into it or without any; called by PEFT."""
         if merge:
-            self.merge(safe_merge=safe_merge, adapter_names=adapter_names)
+            self._merge(safe_merge, adapter_names)
             self._pristine = None  # now, not when the garbage collector finds the cycle of layer and delta
         elif self.merged:
             self.unmerge()
@@ -204,6 +197,19 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
             y[rows] = self._changed(x[rows], y0[rows], [self._delta(name)])
         return y
 
+    def _merge(self, safe_merge: bool, adapter_names: list[str] | None) -> tuple[Tensor, Tensor | None] | None:
+        """Write the merged weight and bias; returns the pristine ones, or None if there is nothing to merge."""
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.deltas]
+        if not names:
+            return None
+        self._require_mergeable(names)
+        pristine = self._pristine or self._stored()
+        weight, bias = self._sum(pristine, [*self.merged_adapters, *names], safe_merge)
+        self.set_base_weight(weight)
+        self._set_base_bias(bias)
+        self.merged_adapters = [*self.merged_adapters, *names]
+        return pristine
+
     def _stored(self) -> tuple[Tensor, Tensor | None]:
         bias = getattr(self.get_base_layer(), "bias", None)
         return self.get_base_weight(), None if bias is None else bias.data
@@ -257,7 +263,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
         elif now is not None or bias is not None:
             base.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
-    def _freeze_non_trainable_peft_weights(self, adapter_names: str | Sequence[str] | None = None) -> None:
+    def _freeze_non_trainable_peft_weights(self, adapter_names: str | Iterable[str] | None = None) -> None:
         names = self.deltas if adapter_names is None else adapter_names
         for delta in self._present([names] if isinstance(names, str) else names):
             for parameter in delta.held():
