@@ -111,10 +111,10 @@ def test_a_visitor_searches_and_runs_a_paper(address: str, browser: Any) -> None
     browser.get(address)
     box = browser.find_element(By.ID, "find")
     box.send_keys("choose hyperparameters without labels", Keys.ENTER)
-    WebDriverWait(browser, 30).until(lambda driver: "/search" in driver.current_url)
+    WebDriverWait(browser, 120).until(lambda driver: "/search" in driver.current_url)
     browser.find_element(By.LINK_TEXT, next(link for link in _titles(browser) if link.startswith("RankMe"))).click()
     browser.find_element(By.XPATH, "//button[text()='Run this paper']").click()
-    WebDriverWait(browser, 10).until(lambda driver: "/jobs/" in driver.current_url)
+    WebDriverWait(browser, 60).until(lambda driver: "/jobs/" in driver.current_url)
     seen = set()
     WebDriverWait(browser, 120, 0.1).until(
         lambda driver: seen.add(_progress(driver)) or "See what it found" in driver.page_source
@@ -130,13 +130,13 @@ def test_a_visitor_searches_and_runs_a_paper(address: str, browser: Any) -> None
 def test_a_run_can_be_cancelled_and_a_model_analyzed(address: str, browser: Any) -> None:
     browser.get(f"{address}/papers/gradient-spectra")
     browser.find_element(By.XPATH, "//button[text()='Run this paper']").click()
-    WebDriverWait(browser, 30).until(lambda driver: (_progress(driver) or 0) > 0)
+    WebDriverWait(browser, 120).until(lambda driver: (_progress(driver) or 0) > 0)
     browser.find_element(By.XPATH, "//button[text()='Cancel']").click()
-    WebDriverWait(browser, 30).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".badge.cancelled"))
+    WebDriverWait(browser, 120).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".badge.cancelled"))
     assert browser.find_elements(By.XPATH, "//button[text()='Resume']")
     browser.get(f"{address}/analyze")
     browser.find_element(By.XPATH, "//button[text()='Analyze']").click()
-    WebDriverWait(browser, 60).until(lambda driver: "/analyses/" in driver.current_url)
+    WebDriverWait(browser, 120).until(lambda driver: "/analyses/" in driver.current_url)
     assert "Where compression is cheapest" in browser.page_source
     assert _complaints(browser) == []
 
@@ -154,9 +154,9 @@ def test_progress_shows_without_scripts(address: str, browser: Any) -> None:
     try:
         browser.get(f"{address}/papers/gradient-spectra")
         browser.find_element(By.XPATH, "//button[text()='Run this paper']").click()
-        waiting = WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException])  # the page reloads itself
+        waiting = WebDriverWait(browser, 120, ignored_exceptions=[WebDriverException])  # the page reloads itself
         waiting.until(lambda driver: "training" in driver.find_element(By.TAG_NAME, "main").text)
         browser.find_element(By.XPATH, "//button[text()='Cancel']").click()
-        WebDriverWait(browser, 30).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".badge.cancelled"))
+        WebDriverWait(browser, 120).until(lambda driver: driver.find_elements(By.CSS_SELECTOR, ".badge.cancelled"))
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -1,4 +1,3 @@
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +13,6 @@ from fullrank.spectra import GradientSpectra, GradientSpectraCallback, RankMeCal
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*RankMe cannot exceed", "ignore:.*common offset", "ignore:.*pin_memory.*:UserWarning"
 )
-
-
-@pytest.fixture(autouse=True)
-def no_datasets_library(monkeypatch):
-    """Python started in the repository takes the folder `datasets` for the library of that name; transformers too."""
-    found = importlib.util.find_spec("datasets")
-    if found is not None and found.origin is None:
-        monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
 
 
 class Encoder(nn.Module):

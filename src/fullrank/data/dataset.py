@@ -40,7 +40,7 @@ class Dataset:
         source: who made it and who carries it.
         splits: file by split name.
         packaged: whether its shipped files are in the installed package; otherwise they are only in the source
-            repository (`datasets/`), because its licence is not formal or not free.
+            repository (`corpora/`), because its licence is not formal or not free.
     """
 
     name: str

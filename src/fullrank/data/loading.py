@@ -18,7 +18,7 @@ from fullrank.data.download import ChecksumError, DownloadError, OnProgress, che
 from fullrank.data.reading import Record
 
 _PACKAGE = Path(__file__).parent
-_CHECKOUT = Path(__file__).parents[3] / "datasets"
+_CHECKOUT = Path(__file__).parents[3] / "corpora"  # not "datasets": that name is a library's
 
 
 def datasets() -> tuple[Dataset, ...]:
@@ -68,7 +68,7 @@ def path(name: str) -> Path:
 
 
 def locate(name: str, split: str, on_progress: OnProgress = lambda done, total: None) -> Path:
-    """The file of one split: in the package, in `datasets/` of a source checkout, in `$FULLRANK_DATA/<name>/`, in the
+    """The file of one split: in the package, in `corpora/` of a source checkout, in `$FULLRANK_DATA/<name>/`, in the
     user's cache, or fetched from its origin into the cache. Its checksum is verified.
 
     Raises:
