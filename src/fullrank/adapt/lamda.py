@@ -21,6 +21,7 @@ from jaxtyping import Float
 from peft import LoraConfig
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from fullrank.adapt._peft import get_pattern_key
 from fullrank.adapt.config import DeltaConfig
@@ -220,6 +221,8 @@ class LamdaDelta(Delta):
         """Take the schedule up where the checkpoint left it."""
         self.steps, self.frozen = (int(value) for value in self.progress.tolist())
         self.kept = None
+        if self.held():
+            self.B.requires_grad_(False)
 
     @torch.no_grad()
     def freeze(self, step: int | None, total_steps: int | None) -> bool:
@@ -351,7 +354,11 @@ class LamdaTuner(DeltaModel):
             tensors[f"base_model.model.{name}.lora_B.weight"] = lora_B
         names = "|".join(re.escape(name) for name in ranks)
         patterns = {f"^{re.escape(name)}": rank for name, rank in ranks.items()}
-        return LoraConfig(target_modules=names, rank_pattern=patterns, alpha_pattern=dict(patterns)), tensors
+        transposed = any(isinstance(layer.get_base_layer(), Conv1D) for layer in layers_of(self))
+        config = LoraConfig(
+            target_modules=names, rank_pattern=patterns, alpha_pattern=dict(patterns), fan_in_fan_out=transposed
+        )
+        return config, tensors
 
     def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
