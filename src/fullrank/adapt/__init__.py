@@ -59,11 +59,9 @@ from fullrank.adapt.wara import (  # noqa: E402
     WaraLayer,
     WaraLinear,
     WaraModel,
-    analysis_matrix,
-    expand_to_weight,
     is_degenerate,
 )
-from fullrank.adapt.wara_grid import dwt2_grid, idwt2_grid  # noqa: E402
+from fullrank.adapt.wara_grid import analysis_matrix, dwt2_grid, expand_to_weight, idwt2_grid  # noqa: E402
 
 if TYPE_CHECKING:
     from fullrank.adapt.lamda_callback import LamdaCallback

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -37,7 +37,6 @@ from fullrank.adapt.wara_grid import (
     band_names,
     dwt2_grid,
     grid_of,
-    idwt2_grid,
     on_grid,
 )
 from fullrank.linalg import band_sizes, dwt, idwt, svd
@@ -61,8 +60,8 @@ class WaraConfig(DeltaConfig):
         wara_dropout: probability of dropout of the adapter's input. Default 0.
         band_ranks: band name -> rank, where it is not `r`; zero drops the band. Names are those of `band_names`: "LL",
             then "LH1", "HL1", "HH1" for every level, the first letter for the input axis (along the rows of the grid),
-            the second for the output axis (down its columns). "per_band" and "shared" have "LL" and "HH" only, of equal rank in "shared". The
-            one pair of "grid" serves all bands: zero is the only other rank there.
+            the second for the output axis (down its columns). "per_band" and "shared" have "LL" and "HH" only, of equal
+            rank in "shared". The one pair of "grid" serves all bands: zero is the only other rank there.
         grid_size: (height, width) of the patch grid; default square.
         num_prefix_tokens: tokens before the patches; default the number that the model's type is known to have.
         band_gates: train a gate for each band and rank of the grid. Default True.
@@ -365,7 +364,7 @@ class WaraDelta(Delta):
         self.V = self._inputs([root[:, None] * part.Vh for root, part in zip(roots, found, strict=True)])
         self.U = self._outputs([part.U * root for root, part in zip(roots, found, strict=True)])
         self.S = torch.cat([part.S for part in found])
-        self._S = self.S.float().cpu()
+        self._S = self.S.float().cpu().clone()  # what is loaded is written into S itself
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         """(A', B'), (R, in) and (out, R), with R the sum of the ranks of all bands."""
@@ -438,50 +437,6 @@ WaraModel = register(
 )
 WaraLayer = WaraModel.tuner_layer_cls
 WaraLinear = WaraModel.layer_types[nn.Linear]
-
-
-def analysis_matrix(n: int, wavelet: str = "haar", levels: int = 1) -> Float[Tensor, "padded {n}"]:
-    """T_n in float64, T^T T = I: rows are the coarsest approximation, then details from coarse to fine.
-
-    Args:
-        n: size of the axis; `padded` is the next multiple of 2^levels.
-        wavelet: an orthogonal one of PyWavelets.
-        levels: levels of the transform.
-
-    Raises:
-        ValueError: an unknown wavelet, one that is not orthogonal, or a size or level below 1.
-    """
-    return dwt(torch.eye(n, dtype=torch.float64), wavelet, levels).mT
-
-
-def expand_to_weight(
-    bands: Mapping[str, Float[Tensor, "rows columns"]],
-    out_features: int,
-    in_features: int,
-    wavelet: str = "haar",
-    levels: int = 1,
-) -> Float[Tensor, "{out_features} {in_features}"]:
-    """IDWT2 of the bands C_b of an update, out_features x in_features.
-
-    Args:
-        bands: band name (see `band_names`) -> coefficients; bands that are left out are zero.
-        out_features, in_features: size of the update.
-        wavelet: an orthogonal one of PyWavelets.
-        levels: levels of the transform.
-
-    Raises:
-        ValueError: no band, an unknown name, or a band of another size.
-    """
-    names = band_names(levels)
-    unknown = [name for name in bands if name not in names]
-    if unknown or not bands:
-        raise ValueError(f"bands={list(bands)}: levels={levels} has {', '.join(names)}; give at least one of them")
-    like = next(iter(bands.values()))
-    sizes = [(band_sizes(out_features, levels)[0], band_sizes(in_features, levels)[0])] * 4
-    for level in range(1, levels):
-        sizes += [(sizes[0][0] * 2**level, sizes[0][1] * 2**level)] * 3
-    full = [bands.get(name, like.new_zeros(size)) for name, size in zip(names, sizes, strict=True)]
-    return idwt2_grid(full, out_features, in_features, wavelet)
 
 
 def _pairs(base: FrozenLayer, config: WaraConfig) -> list[_Pair]:

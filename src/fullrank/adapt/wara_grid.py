@@ -1,13 +1,13 @@
-"""The patch grid of WaRA: wavelet bands of images of tokens, and what acts on each band (Heidari et al., v2).
+"""Wavelet bands of two axes, and WaRA's patch grid: what acts on the bands of an image of tokens (Heidari et al., v2).
 
-A linear map that treats all bands alike commutes with the transform: only gates, an activation or dropped bands make
-the grid form more than LoRA. The transform therefore runs over the r projected channels, not over all of them.
+On the grid, a linear map that treats all bands alike commutes with the transform: only gates, an activation or dropped
+bands make it more than LoRA. The transform therefore runs over the r projected channels, not over all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def band_names(levels: int = 1) -> tuple[str, ...]:
 
 def dwt2_grid(
     x: Float[Tensor, "... height width"], wavelet: str = "haar", levels: int = 1
-) -> list[Float[Tensor, "... rows columns"]]:
+) -> list[Float[Tensor, "... _ _"]]:
     """The bands of the two-dimensional wavelet transform, in the order of `band_names`.
 
     Both axes are continued by zeros at their end to a multiple of 2^levels, then periodically.
@@ -69,7 +69,7 @@ def dwt2_grid(
 
 
 def idwt2_grid(
-    bands: Sequence[Float[Tensor, "... rows columns"]], height: int, width: int, wavelet: str = "haar"
+    bands: Sequence[Float[Tensor, "... _ _"]], height: int, width: int, wavelet: str = "haar"
 ) -> Float[Tensor, "... {height} {width}"]:
     """The image of given bands: inverse and adjoint of `dwt2_grid`.
 
@@ -98,6 +98,50 @@ def idwt2_grid(
         rows, columns = both.shape[-2:]
         low = idwt(idwt(both.mT, rows, wavelet).mT, columns, wavelet)
     return low[..., :height, :width]
+
+
+def analysis_matrix(n: int, wavelet: str = "haar", levels: int = 1) -> Float[Tensor, "padded {n}"]:
+    """T_n in float64, T^T T = I: rows are the coarsest approximation, then details from coarse to fine.
+
+    Args:
+        n: size of the axis; `padded` is the next multiple of 2^levels.
+        wavelet: an orthogonal one of PyWavelets.
+        levels: levels of the transform.
+
+    Raises:
+        ValueError: an unknown wavelet, one that is not orthogonal, or a size or level below 1.
+    """
+    return dwt(torch.eye(n, dtype=torch.float64), wavelet, levels).mT
+
+
+def expand_to_weight(
+    bands: Mapping[str, Float[Tensor, "_ _"]],
+    out_features: int,
+    in_features: int,
+    wavelet: str = "haar",
+    levels: int = 1,
+) -> Float[Tensor, "{out_features} {in_features}"]:
+    """IDWT2 of the bands C_b of an update, out_features x in_features.
+
+    Args:
+        bands: band name (see `band_names`) -> coefficients; bands that are left out are zero.
+        out_features, in_features: size of the update.
+        wavelet: an orthogonal one of PyWavelets.
+        levels: levels of the transform.
+
+    Raises:
+        ValueError: no band, an unknown name, or a band of another size.
+    """
+    names = band_names(levels)
+    unknown = [name for name in bands if name not in names]
+    if unknown or not bands:
+        raise ValueError(f"bands={list(bands)}: levels={levels} has {', '.join(names)}; give at least one of them")
+    like = next(iter(bands.values()))
+    sizes = [(band_sizes(out_features, levels)[0], band_sizes(in_features, levels)[0])] * 4
+    for level in range(1, levels):
+        sizes += [(sizes[0][0] * 2**level, sizes[0][1] * 2**level)] * 3
+    full = [bands.get(name, like.new_zeros(size)) for name, size in zip(names, sizes, strict=True)]
+    return idwt2_grid(full, out_features, in_features, wavelet)
 
 
 def on_grid(
