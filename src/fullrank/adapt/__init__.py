@@ -32,16 +32,9 @@ from fullrank.adapt.lamda_report import (  # noqa: E402
     lamda_rank_report,
 )
 from fullrank.adapt.layer import DeltaLayer  # noqa: E402
-from fullrank.adapt.loca import (  # noqa: E402
-    LocaConfig,
-    LocaLayer,
-    LocaLinear,
-    LocaModel,
-    LocaReport,
-    loca_delta,
-    locate,
-)
+from fullrank.adapt.loca import LocaConfig, LocaLayer, LocaLinear, LocaModel, LocaReport  # noqa: E402
 from fullrank.adapt.loca_schedule import LocaCallback, loca_param_groups, update_schedule  # noqa: E402
+from fullrank.adapt.loca_series import loca_delta, locate  # noqa: E402
 from fullrank.adapt.loldu import (  # noqa: E402
     LoLDUConfig,
     LoLDUFactors,

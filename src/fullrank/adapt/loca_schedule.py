@@ -4,7 +4,7 @@
     step >= B_s:  the amplitudes alone, at integer places
 
 A step is one step of the optimiser. `LocaCallback` drives the schedule in a Trainer, `update_schedule` in a loop of
-one's own; without either, every layer counts the optimiser's steps by the changes of its parameters.
+one's own; without either, every layer counts the steps of the optimiser that holds its parameters.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class AlternatingDelta(Delta):
         Raises:
             RuntimeError: a place is not a number.
         """
+        _WATCHED.add(self)
         if self.phase == "frozen":
             return
         phase = self.schedule.phase(step, self.schedule.end(self.total))
@@ -134,41 +135,50 @@ class AlternatingDelta(Delta):
             self._step += 1
             self.step.fill_(self._step if self.phase != "frozen" else -1)
             return
-        versions = (self.spectrum._version, self.locations._version)
-        seen, self._seen = self._seen, versions
-        if self.driven or seen is None or seen == versions:
+        stepped, self._stepped = self._stepped, False
+        if self.driven or not stepped:
             return
         self._require_end(self._step + 1)
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"nobody drives the schedule of {self.base.name!r}, which counts the optimiser's steps by the changes "
-                f"of its parameters: {_DRIVERS}",
+                f"nobody drives the schedule of {self.base.name!r}, which counts the steps of its optimiser by itself: "
+                f"{_DRIVERS}",
                 stacklevel=2,
             )
         self.advance(self._step + 1)
 
+    def before_step(self, held: set[int]) -> None:
+        """Called before an optimiser steps, with the identities of its parameters."""
+        for name in self.resting:
+            getattr(self, name).grad = None
+        self._stepped |= id(self.spectrum) in held or id(self.locations) in held
+        self._moved |= id(self.locations) in held
+
     def loaded(self) -> None:
         """Go on where the checkpoint stopped."""
         self._go_on(int(self.step))
+        self._take_turns()
 
     def _go_on(self, step: int) -> None:
-        self._seen: tuple[int, int] | None = None
-        self._phase_start: int | None = None
+        self._stepped = self._moved = False
         self._step = step
         self.phase: Phase = "frozen" if step < 0 else self.schedule.phase(step, self.schedule.end(self.total))
         if self.phase == "frozen":
             self.step.fill_(-1)
 
     def _enter(self, phase: Phase) -> None:
-        trained = self.spectrum.requires_grad or self.locations.requires_grad
         if phase == "frozen":
             self.indices.copy_(self.cells())
             self.step.fill_(-1)
         self.phase = phase
-        self._phase_start = self.locations._version
+        self._moved = False
         self.spectrum.grad = self.locations.grad = None
-        if self.mode == "requires_grad" and trained:
+        self._take_turns()
+
+    def _take_turns(self) -> None:
+        trained = self.spectrum.requires_grad or self.locations.requires_grad
+        if self.mode == "requires_grad" and trained and self.schedule.learn != 0:
             for name in ("spectrum", "locations"):
                 self.get_parameter(name).requires_grad_(name not in self.resting)
 
@@ -178,7 +188,7 @@ class AlternatingDelta(Delta):
                 f"the places of {self.base.name!r} are not numbers any more after step {step}: lower the learning "
                 "rate of the places, or look for the NaN in the loss"
             )
-        if leaving and self._phase_start == self.locations._version and not self._warned:
+        if leaving and not self._moved and not self._warned:
             self._warned = True
             warnings.warn(
                 f"the places of {self.base.name!r} had their turn and no optimiser changed them: give them to it, as "
@@ -197,13 +207,15 @@ class AlternatingDelta(Delta):
 _WATCHED: WeakSet[AlternatingDelta] = WeakSet()
 
 
-def _let_rest(optimizer: Any, args: Any, kwargs: Any) -> None:
-    for delta in list(_WATCHED):
-        for name in delta.resting:
-            getattr(delta, name).grad = None
+def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+    deltas = list(_WATCHED)
+    if deltas:
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for delta in deltas:
+            delta.before_step(held)
 
 
-register_optimizer_step_pre_hook(_let_rest)
+register_optimizer_step_pre_hook(_before_step)
 
 
 def alternating_deltas(model: nn.Module, adapter_name: str | None = None) -> Iterator[AlternatingDelta]:
