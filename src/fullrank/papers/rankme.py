@@ -365,7 +365,7 @@ def _text(trial: Trial) -> None:
     )
 
 
-def _text_rows(pairs: int) -> list[dict[str, float]]:
+def _text_rows(pairs: int) -> list[dict[str, int | float]]:
     import numpy as np
     import torch
 
