@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -130,9 +130,8 @@ def loldu_factors(
             chosen.
     """
     rank = _rank_of(r, W0.shape[0], W0.shape[1], name)
-    if order is None:
-        permutation, L, d, U, small = ldu(W0, pivot_floor, name)
-    else:
+    permutation, L, d, U, small = ldu(W0, pivot_floor, name)
+    if order is not None and not torch.equal(permutation[:rank], order[:rank].to(permutation)):
         permutation, L, d, U, small = _ldu_in_order(W0, order[:rank].long(), pivot_floor, name)
     B = torch.zeros_like(L[:, :rank]).index_copy_(0, permutation, L[:, :rank])
     return LoLDUFactors(B, U[:rank].clone(), d[:rank].clone(), permutation, small)
@@ -295,22 +294,29 @@ class LoLDUDelta(Delta):
         return r * out * width + tokens * out * width < tokens * r * (out + width)
 
 
-class _UntiedModel(DeltaModel):
-    """Refuses weights that two modules share: merging would change both."""
+class _FactoringModel(DeltaModel):
+    """One pair of factors per layer, whatever the number of adapters; refuses weights that two modules share."""
 
     def _wrap(self, target: nn.Module, parent: nn.Module, name: str, config: DeltaConfig) -> DeltaLayer:
-        weight = getattr(target, "weight", None)
+        layer = super()._wrap(target, parent, name, config)
         for other, module in self.model.named_modules():
-            if module is not target and weight is not None and getattr(module, "weight", None) is weight:
+            if module is not target and getattr(module, "weight", None) is target.weight:
                 raise ValueError(
                     f"{name!r} shares its weight with {other!r}, and loldu would change only one of them: exclude it "
                     "with exclude_modules, or untie them by cloning the weight"
                 )
-        return super()._wrap(target, parent, name, config)
+        return layer
+
+    def _create_and_replace(
+        self, peft_config: Any, adapter_name: str, target: nn.Module, *rest: Any, **key: Any
+    ) -> None:
+        super()._create_and_replace(peft_config, adapter_name, target, *rest, **key)
+        if isinstance(target, self.tuner_layer_cls):
+            _share_factors([cast(LoLDUDelta, delta) for delta in target.deltas.values()])
 
 
 LoLDUModel = register(
-    LoLDUConfig, LoLDUDelta, targets=TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, model=_UntiedModel
+    LoLDUConfig, LoLDUDelta, targets=TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, model=_FactoringModel
 )
 LoLDULayer = LoLDUModel.tuner_layer_cls
 LoLDULinear = LoLDUModel.layer_types[nn.Linear]
@@ -339,6 +345,19 @@ def loldu_parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[s
         {"params": [p for p in trained if p not in own], "weight_decay": weight_decay},
         {"params": [p for p in trained if p in own], "weight_decay": 0.0},
     ]
+
+
+def _share_factors(deltas: list[LoLDUDelta]) -> None:
+    """Let adapters of one layer use the beginning of the factors of the largest rank, which theirs are equal to."""
+    derived = [delta for delta in deltas if delta.order is not None and not delta.config.save_factors]
+    if not derived:
+        return
+    largest = max(derived, key=lambda delta: delta.rank)
+    for delta in derived:
+        A, B = largest.A[: delta.rank], largest.B[:, : delta.rank]
+        alike = A.dtype == delta.A.dtype and A.device == delta.A.device
+        if alike and torch.equal(A, delta.A) and torch.equal(B, delta.B):
+            delta.A, delta.B = A, B
 
 
 def _start(d: Tensor, method: str) -> Tensor:
