@@ -4,6 +4,7 @@ Importing this room makes every method below known to the installed PEFT. Import
 of them: `PeftModel.from_pretrained` does not know where a method comes from.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fullrank._optional import require
@@ -45,6 +46,14 @@ from fullrank.adapt.loldu import (  # noqa: E402
     loldu_factors,
     loldu_parameter_groups,
 )
+from fullrank.adapt.owlora import (  # noqa: E402
+    OWLoRAConfig,
+    OwloraConfig,
+    OWLoRALayer,
+    OWLoRALinear,
+    OWLoRAModel,
+)
+from fullrank.adapt.owlora_tasks import load_tasks  # noqa: E402
 from fullrank.adapt.registration import register  # noqa: E402
 from fullrank.adapt.tuner import DeltaModel  # noqa: E402
 from fullrank.adapt.wara import (  # noqa: E402
@@ -55,9 +64,13 @@ from fullrank.adapt.wara import (  # noqa: E402
     is_degenerate,
 )
 from fullrank.adapt.wara_grid import analysis_matrix, dwt2_grid, expand_to_weight, idwt2_grid  # noqa: E402
+from fullrank.adapt.x_lora import XLoraModel, add_xlora, from_experts  # noqa: E402
+from fullrank.adapt.x_lora_cache import XLoraCache  # noqa: E402
+from fullrank.adapt.x_lora_gate import XLoraGate, XLoraGateConfig  # noqa: E402
 
 if TYPE_CHECKING:
     from fullrank.adapt.lamda_callback import LamdaCallback
+    from fullrank.adapt.owlora_callback import OWLoRACallback
 
 __all__ = [
     "BranchAlignment",
@@ -87,15 +100,27 @@ __all__ = [
     "WaraLayer",
     "WaraLinear",
     "WaraModel",
+    "XLoraCache",
+    "XLoraGate",
+    "XLoraGateConfig",
+    "XLoraModel",
+    "add_xlora",
     "analysis_matrix",
     "LoLDUConfig",
     "LoLDUFactors",
     "LoLDULayer",
     "LoLDULinear",
     "LoLDUModel",
+    "OWLoRACallback",
+    "OWLoRAConfig",
+    "OWLoRALayer",
+    "OWLoRALinear",
+    "OWLoRAModel",
+    "OwloraConfig",
     "branch_alignment",
     "dwt2_grid",
     "expand_to_weight",
+    "from_experts",
     "hydra_delta",
     "idwt2_grid",
     "is_degenerate",
@@ -113,15 +138,17 @@ __all__ = [
     "lamda_parameter_groups",
     "lamda_parameter_table",
     "lamda_rank_report",
+    "load_tasks",
     "register",
     "update_schedule",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # transformers' trainer is not needed to adapt a model
-    if name != "LamdaCallback":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fullrank.adapt.lamda_callback import LamdaCallback
+#: Names that load with their first use: transformers' trainer is not needed to adapt a model.
+_CALLBACKS = {"LamdaCallback": "lamda_callback", "OWLoRACallback": "owlora_callback"}
 
-    return LamdaCallback
+
+def __getattr__(name: str) -> Any:
+    if name not in _CALLBACKS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"fullrank.adapt.{_CALLBACKS[name]}"), name)
