@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullrank.linalg import cosine_rows, dct2, idct2
+from fullrank.linalg import cosine_rows, dct, dct2, dct2_at, idct2, sparse_idct2
 
 SHAPES = [(1, 1), (1, 5), (2, 3), (7, 8), (13, 13), (64, 96), (97, 31), (384, 3)]
 
@@ -33,6 +33,32 @@ def test_the_inverse_is_the_adjoint(p: int, q: int, seed: int) -> None:
     torch.testing.assert_close((idct2(S) * G).sum(), (S * dct2(G)).sum())
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 60), st.integers(0, 1000))
+def test_single_entries_are_those_of_the_whole_transforms(p: int, q: int, k: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    u, v = torch.randint(p, (2, k), generator=generator), torch.randint(q, (2, k), generator=generator)
+    x = torch.randn(p, q, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(dct2_at(x, u, v), dct2(x)[u, v])
+    a = torch.randn(k, dtype=torch.float64, generator=generator)
+    S = torch.zeros(p, q, dtype=torch.float64).index_put((u[0], v[0]), a, accumulate=True)
+    torch.testing.assert_close(sparse_idct2(a, u[0], v[0], (p, q)), idct2(S))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 96])
+def test_one_axis_is_scipys(size: int) -> None:
+    x = torch.randn(3, size, dtype=torch.float64)
+    torch.testing.assert_close(dct(x), torch.from_numpy(scipy.fft.dct(x.numpy(), norm="ortho")))
+
+
+def test_factors_first_needed_without_gradients_serve_training() -> None:
+    with torch.inference_mode():
+        dct2(torch.randn(19, 23))
+    x = torch.randn(19, 23, requires_grad=True)
+    dct2(x).sum().backward()
+    assert x.grad is not None
+
+
 @pytest.mark.parametrize("size", [1, 2, 9, 768, 4096])
 def test_rows_are_orthonormal_and_make_the_transform(size: int) -> None:
     some = torch.arange(size) if size < 1000 else torch.tensor([0, 1, 2, 1023, 2048, 4094, 4095])
@@ -48,6 +74,10 @@ def test_gradients_flow() -> None:
     x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(dct2, x)
     assert torch.autograd.gradcheck(idct2, x)
+    u, v = torch.tensor([0, 2, 4, 2]), torch.tensor([3, 0, 5, 0])
+    assert torch.autograd.gradcheck(lambda x: dct2_at(x, u, v), x)
+    a = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a: sparse_idct2(a, u, v, (5, 6)), a)
 
 
 def test_half_precision_is_computed_in_float32() -> None:

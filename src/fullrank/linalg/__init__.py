@@ -1,6 +1,6 @@
 """Matrices in, matrices out: SVDs, LDU, cosine and wavelet transforms. No modules, no files, no printing."""
 
-from fullrank.linalg.cosine import cosine_rows, dct2, idct2
+from fullrank.linalg.cosine import cosine_rows, dct, dct2, dct2_at, idct2, sparse_idct2
 from fullrank.linalg.finite import require_finite
 from fullrank.linalg.in_place import eigenvalues_in_place, singular_values_in_place
 from fullrank.linalg.ldu import LDU, ldu
@@ -12,7 +12,9 @@ __all__ = [
     "SVD",
     "band_sizes",
     "cosine_rows",
+    "dct",
     "dct2",
+    "dct2_at",
     "dwt",
     "eigenvalues_in_place",
     "idct2",
@@ -22,5 +24,6 @@ __all__ = [
     "singular_values",
     "singular_values_in_place",
     "singular_values_of_rows",
+    "sparse_idct2",
     "svd",
 ]

@@ -1,9 +1,10 @@
-"""The orthonormal discrete cosine transform (DCT-II) of matrices, exact in every size, and single rows of its basis."""
+"""The orthonormal discrete cosine transform (DCT-II), exact in every size, whole or at single frequencies."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +13,24 @@ from torch import Tensor
 _TABLES = 64  # sizes whose factors are kept
 
 
+def dct(signals: Float[Tensor, "... n"]) -> Float[Tensor, "... n"]:
+    """C_n x along the last axis.
+
+    Args:
+        signals: any size, also odd ones; half precision is computed in float32.
+
+    Returns:
+        In float32, or float64 for float64.
+
+    Source: Makhoul, "A fast cosine transform in one and two dimensions", 1980.
+    """
+    x = _wide(signals)
+    axis = _axis(x.shape[-1], x.dtype, x.device)
+    return _real_frequencies(torch.fft.rfft(x.index_select(-1, axis.order)), axis)
+
+
 def dct2(matrix: Float[Tensor, "... p q"]) -> Float[Tensor, "... p q"]:
-    """C_p X C_q^T: the two-dimensional orthonormal DCT-II, by fast Fourier transforms; its own adjoint's inverse.
+    """C_p X C_q^T: the two-dimensional orthonormal DCT-II, by one fast Fourier transform; its adjoint's inverse.
 
     Args:
         matrix: any sizes, also odd ones; half precision is computed in float32.
@@ -21,9 +38,33 @@ def dct2(matrix: Float[Tensor, "... p q"]) -> Float[Tensor, "... p q"]:
     Returns:
         In float32, or float64 for float64.
 
-    Source: Makhoul, "A fast cosine transform in one and two dimensions", 1980.
+    Source: Makhoul, as above.
     """
-    return _dct(_dct(_wide(matrix)).mT).mT
+    x = _wide(matrix)
+    rows, columns = (_axis(n, x.dtype, x.device) for n in x.shape[-2:])
+    V = _reordered_spectrum(x, rows, columns)
+    # cos a cos b is half of cos (a + b) + cos (a - b), and the second is found at the negative frequency
+    turned = V * (rows.turn.conj() * rows.scale / 2)[:, None]
+    turned = turned + V.index_select(-2, rows.negative) * (rows.turn * rows.scale / 2)[:, None]
+    return _real_frequencies(turned, columns)
+
+
+def dct2_at(
+    matrix: Float[Tensor, "p q"], u: Int[Tensor, "*places"], v: Int[Tensor, "*places"]
+) -> Float[Tensor, "*places"]:
+    """Single entries [u, v] of `dct2`: what follows the Fourier transform is done for these alone.
+
+    Args:
+        matrix: see `dct2`.
+        u: frequencies along the columns, from 0 to p - 1.
+        v: frequencies along the rows, from 0 to q - 1.
+    """
+    x = _wide(matrix)
+    rows, columns = (_axis(n, x.dtype, x.device) for n in x.shape)
+    V = _reordered_spectrum(x, rows, columns)
+    column, turn = _half(v, columns)
+    both = rows.turn[u].conj() * V[u, column] + rows.turn[u] * V[rows.negative[u], column]
+    return (turn.conj() * both).real * (rows.scale[u] * columns.scale[v] / 2)
 
 
 def idct2(spectrum: Float[Tensor, "... p q"]) -> Float[Tensor, "... p q"]:
@@ -35,7 +76,35 @@ def idct2(spectrum: Float[Tensor, "... p q"]) -> Float[Tensor, "... p q"]:
     Returns:
         In float32, or float64 for float64.
     """
-    return _idct(_idct(_wide(spectrum)).mT).mT
+    S = _wide(spectrum)
+    rows, columns = (_axis(n, S.dtype, S.device) for n in S.shape[-2:])
+    Z = S / (rows.scale[:, None] * columns.scale)
+    half = S.shape[-1] // 2 + 1
+    V = torch.complex(Z[..., :half], -_mirrored(Z, -1)[..., :half]) * columns.turn[:half]
+    V = (V - 1j * _mirrored(V, -2)) * rows.turn[:, None]
+    return _reordered_signal(V, rows, columns)
+
+
+def sparse_idct2(
+    values: Float[Tensor, "k"], u: Int[Tensor, "k"], v: Int[Tensor, "k"], shape: tuple[int, int]
+) -> Float[Tensor, "p q"]:
+    """`idct2` of a spectrum with few entries: what precedes the Fourier transform is done for these alone.
+
+    Args:
+        values: of the entries; those at the same place add up.
+        u: their rows, from 0 to p - 1.
+        v: their columns, from 0 to q - 1.
+        shape: (p, q).
+    """
+    a = _wide(values)
+    rows, columns = (_axis(n, a.dtype, a.device) for n in shape)
+    column, turn = _half(v, columns)
+    # the frequency in the middle is its own negative; frequency 0 has none
+    turn = torch.where(2 * v == shape[1], turn + turn.conj(), turn) * (a / (rows.scale[u] * columns.scale[v]))
+    at, below = turn * rows.turn[u], torch.where(u == 0, 0, turn * rows.turn[u].conj())
+    V = turn.new_zeros(shape[0], shape[1] // 2 + 1)
+    V = V.index_put((torch.cat([u, rows.negative[u]]), column.repeat(2)), torch.cat([at, below]), accumulate=True)
+    return _reordered_signal(V, rows, columns)
 
 
 def cosine_rows(
@@ -54,7 +123,7 @@ def cosine_rows(
         ValueError: a frequency out of range.
     """
     u = frequencies.to(torch.int64)
-    if u.numel() and not (int(u.min()) >= 0 and int(u.max()) < size):
+    if u.numel() and not u.is_meta and not (int(u.min()) >= 0 and int(u.max()) < size):
         raise ValueError(f"frequencies from {int(u.min())} to {int(u.max())}: 0 to {size - 1} are accepted")
     steps = torch.arange(size, device=u.device) * 2 + 1
     angles = (u[:, None] * steps) % (4 * size)
@@ -62,43 +131,74 @@ def cosine_rows(
     return torch.where(u[:, None] == 0, 1 / math.sqrt(size), rows).to(dtype)
 
 
-def _dct(x: Tensor) -> Tensor:
-    """Along the last axis."""
-    n = x.shape[-1]
-    if n == 1:
-        return x
-    turn, scale, _, _ = _factors(n, x.dtype, x.device)
-    v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1)
-    c = torch.fft.rfft(v) * turn.conj()
-    # X_k = Re c_k, and X_{N-k} = -Im c_k, because the transform of real numbers is conjugate symmetric
-    return torch.cat([c.real, -c.imag[..., 1 : (n + 1) // 2].flip(-1)], -1) * scale
+class _Axis(NamedTuple):
+    """What one axis of n entries needs.
+
+    Attributes:
+        turn: exp(i pi k / 2n) for every frequency k.
+        scale: sqrt(2/n), and sqrt(1/n) for frequency 0.
+        order: the even entries, then the odd ones backwards.
+        places: where each entry is found in that order.
+        negative: -k modulo n.
+    """
+
+    turn: Tensor
+    scale: Tensor
+    order: Tensor
+    places: Tensor
+    negative: Tensor
 
 
-def _idct(X: Tensor) -> Tensor:
-    """Along the last axis."""
-    n = X.shape[-1]
-    if n == 1:
-        return X
-    turn, _, inverse, odd = _factors(n, X.dtype, X.device)
-    Z = X * inverse
-    mirrored = torch.cat([torch.zeros_like(Z[..., :1]), Z.flip(-1)], -1)[..., : n // 2 + 1]  # Z_{N-k}, Z_N = 0
-    V = torch.complex(Z[..., : n // 2 + 1], -mirrored) * turn
-    v = torch.fft.irfft(V, n=n)
-    return v[..., odd]
+def _axis(n: int, dtype: torch.dtype, device: torch.device) -> _Axis:
+    with torch.inference_mode(False):  # what is kept has to serve training as well
+        return _new_axis(n, dtype, device)
 
 
 @lru_cache(_TABLES)
-def _factors(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """exp(i pi k / 2N) for half the frequencies, both scalings, and where each entry of the inverse is found."""
-    k = torch.arange(n // 2 + 1, dtype=torch.float64)
-    turn = torch.polar(torch.ones_like(k), math.pi * k / (2 * n))
+def _new_axis(n: int, dtype: torch.dtype, device: torch.device) -> _Axis:
+    k = torch.arange(n)
+    turn = torch.polar(torch.ones(n, dtype=torch.float64), math.pi * k.double() / (2 * n))
     scale = torch.full((n,), math.sqrt(2 / n), dtype=torch.float64)
     scale[0] = math.sqrt(1 / n)
-    places = torch.empty(n, dtype=torch.long)
-    places[::2] = torch.arange((n + 1) // 2)
-    places[1::2] = torch.arange(n - 1, (n - 1) - n // 2, -1)
+    order = torch.cat([k[::2], k[1::2].flip(0)])
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    return turn.to(device, complex_dtype), scale.to(device, dtype), (1 / scale).to(device, dtype), places.to(device)
+    return _Axis(
+        turn.to(device, complex_dtype),
+        scale.to(device, dtype),
+        order.to(device),
+        order.argsort().to(device),
+        (-k % n).to(device),
+    )
+
+
+def _half(v: Tensor, axis: _Axis) -> tuple[Tensor, Tensor]:
+    """Where the half spectrum of real numbers holds each frequency, up to conjugation, and its turn there."""
+    n = len(axis.turn)
+    turn = axis.turn[v]
+    return torch.minimum(v, n - v), torch.where(2 * v <= n, turn, turn.conj())
+
+
+def _reordered_spectrum(x: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
+    return torch.fft.rfft2(x.index_select(-2, rows.order).index_select(-1, columns.order))
+
+
+def _reordered_signal(V: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
+    v = torch.fft.irfft2(V, s=(len(rows.turn), len(columns.turn)))
+    return v.index_select(-2, rows.places).index_select(-1, columns.places)
+
+
+def _real_frequencies(V: Tensor, axis: _Axis) -> Tensor:
+    """The cosine frequencies along the last axis from the half spectrum of reordered real numbers."""
+    n, half = len(axis.turn), V.shape[-1]
+    c = V * (axis.turn.conj() * axis.scale)[:half]
+    # X_k = Re c_k, and X_{n-k} = -Im c_k, because the transform of real numbers is conjugate symmetric
+    return torch.cat([c.real, -c.imag[..., 1 : (n + 1) // 2].flip(-1)], -1)
+
+
+def _mirrored(Z: Tensor, axis: int) -> Tensor:
+    """Z_{n-k}, with Z_n = 0."""
+    rest = Z.narrow(axis, 1, Z.shape[axis] - 1).flip(axis)
+    return torch.cat([torch.zeros_like(Z.narrow(axis, 0, 1)), rest], axis)
 
 
 def _wide(matrix: Tensor) -> Tensor:
