@@ -46,14 +46,8 @@ from fullrank.adapt.loldu import (  # noqa: E402
     loldu_factors,
     loldu_parameter_groups,
 )
-from fullrank.adapt.owlora import (  # noqa: E402
-    OWLoRAConfig,
-    OwloraConfig,
-    OWLoRALayer,
-    OWLoRALinear,
-    OWLoRAModel,
-)
-from fullrank.adapt.owlora_tasks import load_tasks  # noqa: E402
+from fullrank.adapt.owlora import OWLoRAConfig, OwloraConfig  # noqa: E402
+from fullrank.adapt.owlora_tasks import OWLoRALayer, OWLoRALinear, OWLoRAModel, load_tasks  # noqa: E402
 from fullrank.adapt.registration import register  # noqa: E402
 from fullrank.adapt.tuner import DeltaModel  # noqa: E402
 from fullrank.adapt.wara import (  # noqa: E402

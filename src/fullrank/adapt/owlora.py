@@ -22,7 +22,6 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from fullrank.adapt._peft import get_pattern_key
@@ -36,8 +35,6 @@ from fullrank.adapt.owlora_projection import (
     principal_rank,
     without,
 )
-from fullrank.adapt.owlora_tasks import OWLoRATuner
-from fullrank.adapt.registration import register
 from fullrank.linalg import require_finite, svd
 
 Basis = Literal["svd", "none", "official_random"]
@@ -142,7 +139,7 @@ class OWLoRADelta(Delta):
     def __init__(self, base: FrozenLayer, config: OWLoRAConfig) -> None:
         super().__init__(base, config)
         self.config, self.frozen, self.others = config, False, ()
-        self._read = False
+        self._owes_basis = False
         self.D = nn.Parameter(torch.empty(config.r, base.in_features))
         self.U = nn.Parameter(torch.empty(base.out_features, config.r))
         self.w = nn.Parameter(torch.empty(config.r))
@@ -164,11 +161,10 @@ class OWLoRADelta(Delta):
     @torch.no_grad()
     def follow(self, others: tuple[OWLoRADelta, ...]) -> None:
         """Take the place after the other tasks of the layer; the first one reads the directions of W0."""
-        self.others = others
+        self.others, self._owes_basis = others, not others
         if self.D.is_meta and self.base.weight.is_meta:
             return  # both are to come
-        if not others:
-            self._read_base()
+        self.loaded()
         if self.D.is_meta or self.config.init_weights is False:
             return  # a checkpoint brings D, or a test wants it anyhow
         if self.config.projection in ("exact", "gradient"):
@@ -189,9 +185,10 @@ class OWLoRADelta(Delta):
         return change - nn.functional.linear(nn.functional.linear(x, down), up)
 
     def loaded(self) -> None:
-        """Read the directions of a base that was not there yet."""
-        if not self.others and not self._read:
+        """Read the directions of the base, which may not have been there before."""
+        if self._owes_basis:
             self._read_base()
+            self._owes_basis = False
 
     def held(self) -> tuple[str, ...]:
         """Everything, once the task is over."""
@@ -199,6 +196,8 @@ class OWLoRADelta(Delta):
 
     def protected(self) -> Directions:
         """What this branch stays out of: orthonormal, or under "official" the factors of other tasks as they are."""
+        for delta in (self, *self.others):
+            delta.loaded()
         factors = [factor for delta in (self, *self.others) for factor in delta.basis]
         factors += [factor for other in self.others for factor in (other.D, other.U)]
         state = [(factor.data_ptr(), factor._version) for factor in factors]
@@ -273,7 +272,6 @@ class OWLoRADelta(Delta):
                 "materialise the base model first"
             )
         require_finite(W0, f"the weight of {self.base.name!r}")
-        self._read = True
         U, S, Vh = svd(W0)
         k = principal_rank(S, config.energy, config.rank_rule)
         if config.basis == "svd":
@@ -284,14 +282,6 @@ class OWLoRADelta(Delta):
             self.basis = Directions(D_0, torch.zeros(W0.shape[0], k)).to(W0.device)
         if not config.keep_residual:
             self._tail = Directions(Vh[k:].clone(), U[:, k:] * S[k:])
-
-
-OWLoRAModel = cast(
-    type[OWLoRATuner],
-    register(OWLoRAConfig, OWLoRADelta, targets=TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, model=OWLoRATuner),
-)
-OWLoRALayer = OWLoRAModel.tuner_layer_cls
-OWLoRALinear = OWLoRAModel.layer_types[nn.Linear]
 
 
 def _check_count(name: str, count: Any) -> None:

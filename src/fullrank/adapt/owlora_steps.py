@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 
+@runtime_checkable
 class Branch(Protocol):
     """The branch of the task that is trained, on one layer."""
 

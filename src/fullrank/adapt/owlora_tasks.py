@@ -7,24 +7,23 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
 from fullrank.adapt.layer import DeltaLayer
+from fullrank.adapt.owlora import OWLoRAConfig, OWLoRADelta
 from fullrank.adapt.owlora_projection import Directions
 from fullrank.adapt.owlora_steps import register_hooks
+from fullrank.adapt.registration import register
 from fullrank.adapt.tuner import DeltaModel
 
-if TYPE_CHECKING:
-    from fullrank.adapt.owlora import OWLoRAConfig, OWLoRADelta
-
-_METHOD = "owlora"
 #: Fields that all tasks of a model share with the first.
 _OF_THE_MODEL = ("energy", "rank_rule", "basis", "basis_seed", "keep_residual", "earlier")
 
@@ -65,7 +64,7 @@ class OWLoRATuner(DeltaModel):
         fixed = [option for option in _OF_THE_MODEL if option in options]
         if fixed:
             raise ValueError(f"{', '.join(fixed)}: the first task has set this for the whole model; leave it out")
-        before = cast("OWLoRAConfig", self.peft_config[self.tasks[-1]])
+        before = cast(OWLoRAConfig, self.peft_config[self.tasks[-1]])
         self.peft_config[name] = replace(before, earlier=self.tasks, inference_mode=False, **options)
         try:
             self.inject_adapter(self.model, name)
@@ -88,7 +87,7 @@ class OWLoRATuner(DeltaModel):
         for layer in layers_of(self):
             if name in layer.deltas:
                 others = [task for task in layer.deltas if task != name]
-                cast("OWLoRADelta", layer.deltas[name]).others = tuple(cast(Any, layer._present(others)))
+                cast(OWLoRADelta, layer.deltas[name]).others = tuple(cast(Any, layer._present(others)))
         self._train(name)
 
     def orthogonal_penalty(self) -> Float[Tensor, ""]:
@@ -150,7 +149,7 @@ class OWLoRATuner(DeltaModel):
         """
         ranks, tensors = {}, {}
         for layer in layers_of(self):
-            deltas = [cast("OWLoRADelta", delta) for delta in layer._present(self.active_adapters)]
+            deltas = [cast(OWLoRADelta, delta) for delta in layer._present(self.active_adapters)]
             if not deltas:
                 continue
             lora_A, lora_B = Directions.joined(Directions(*delta.factors()) for delta in deltas)
@@ -191,7 +190,7 @@ class OWLoRATuner(DeltaModel):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add a task to the layers, if they have room for it and the tasks that it follows; called by PEFT."""
-        config = cast("OWLoRAConfig", self.peft_config[adapter_name])
+        config = cast(OWLoRAConfig, self.peft_config[adapter_name])
         missing = [task for task in config.earlier if task not in self.peft_config]
         if missing:
             raise ValueError(
@@ -199,7 +198,7 @@ class OWLoRATuner(DeltaModel):
                 "the tasks in their order, or all of them with load_tasks(model, folder)"
             )
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        if config.projection != "none":
+        if config.projection in ("exact", "gradient"):
             self._require_room(adapter_name, config)
 
     def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -208,17 +207,17 @@ class OWLoRATuner(DeltaModel):
     ) -> None:  # fmt: skip
         super()._create_and_replace(peft_config, adapter_name, target, target_name, parent, current_key, **kwargs)
         layer = cast(DeltaLayer, getattr(parent, target_name))
-        earlier = [cast("OWLoRADelta", delta) for delta in layer._present(peft_config.earlier)]
-        cast("OWLoRADelta", layer.deltas[adapter_name]).follow(tuple(earlier))
+        earlier = [cast(OWLoRADelta, delta) for delta in layer._present(peft_config.earlier)]
+        cast(OWLoRADelta, layer.deltas[adapter_name]).follow(tuple(earlier))
 
     def _require_room(self, name: str, config: OWLoRAConfig) -> None:
-        full = [delta for delta in self.deltas(name) if cast("OWLoRADelta", delta).free < 0]
+        full = [delta for delta in self.deltas(name) if cast(OWLoRADelta, delta).free < 0]
         if not full:
             return
         layers = ", ".join(
             f"{delta.base.name!r} ({delta.free + delta.config.r} of "
             f"{min(delta.base.out_features, delta.base.in_features)} free, rank {delta.config.r})"
-            for delta in cast("list[OWLoRADelta]", full)
+            for delta in cast(list[OWLoRADelta], full)
         )
         raise ValueError(
             f"task {name!r} has no room in {layers}: lower r, set r_pattern for these layers, or start with a lower "
@@ -228,21 +227,27 @@ class OWLoRATuner(DeltaModel):
     def _train(self, name: str) -> None:
         for layer in layers_of(self):
             for task, delta in layer.deltas.items():
-                cast("OWLoRADelta", delta).frozen = task != name
+                cast(OWLoRADelta, delta).frozen = task != name
         self.set_adapter([*(task for task in self.tasks if task != name), name])
 
     def _deltas_of_layers(self) -> dict[str, list[OWLoRADelta]]:
         found: dict[str, list[OWLoRADelta]] = {}
         for delta in self.deltas():
-            found.setdefault(delta.base.name, []).append(cast("OWLoRADelta", delta))
+            found.setdefault(delta.base.name, []).append(cast(OWLoRADelta, delta))
         return found
+
+
+OWLoRAModel = cast(
+    type[OWLoRATuner],
+    register(OWLoRAConfig, OWLoRADelta, targets=TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, model=OWLoRATuner),
+)
+OWLoRALayer = OWLoRAModel.tuner_layer_cls
+OWLoRALinear = OWLoRAModel.layer_types[nn.Linear]
 
 
 def layers_of(model: nn.Module) -> Iterator[DeltaLayer]:
     """Every OWLoRA layer of a model."""
-    for module in model.modules():
-        if isinstance(module, DeltaLayer) and module.delta_prefix() == _METHOD:
-            yield module
+    return (cast(DeltaLayer, module) for module in model.modules() if isinstance(module, OWLoRALayer))
 
 
 def trained_branches(model: nn.Module) -> list[OWLoRADelta]:
@@ -251,7 +256,7 @@ def trained_branches(model: nn.Module) -> list[OWLoRADelta]:
     Raises:
         ValueError: there is none.
     """
-    deltas = (cast("OWLoRADelta", delta) for layer in layers_of(model) for delta in layer.deltas.values())
+    deltas = (cast(OWLoRADelta, delta) for layer in layers_of(model) for delta in layer.deltas.values())
     found = [delta for delta in deltas if delta.D.requires_grad]
     if not found:
         raise ValueError("no task of OWLoRA is trained: call add_task(name), or resume_task(name) for an earlier one")
@@ -269,17 +274,12 @@ def load_tasks(model: nn.Module, folder: str | Path, is_trainable: bool = False)
     Raises:
         FileNotFoundError: there is no task of OWLoRA in the folder.
     """
-    folders = {
-        "default": Path(folder),
-        **{file.parent.name: file.parent for file in Path(folder).glob("*/adapter_config.json")},
-    }
-    configs = {}
-    for name, place in folders.items():
-        file = place / "adapter_config.json"
-        saved = json.loads(file.read_text()) if file.exists() else {}
-        if saved.get("peft_type") == _METHOD.upper():
-            configs[name] = saved["earlier"]
-    if not configs:
+    root, earlier = Path(folder), {}
+    for file in (*root.glob("adapter_config.json"), *root.glob("*/adapter_config.json")):
+        saved = json.loads(file.read_text())
+        if saved["peft_type"] == OWLoRAConfig.method.upper():
+            earlier[file.parent] = saved["earlier"]
+    if not earlier:
         raise FileNotFoundError(f"{folder} holds no task of OWLoRA: give the folder that save_pretrained(folder) wrote")
     names = {place: "default" if place == root else place.name for place in earlier}
     first, *rest = sorted(earlier, key=lambda place: len(earlier[place]))
