@@ -63,10 +63,33 @@ from fullrank.adapt.x_lora_cache import XLoraCache  # noqa: E402
 from fullrank.adapt.x_lora_gate import XLoraGate, XLoraGateConfig  # noqa: E402
 
 if TYPE_CHECKING:
+    from fullrank.adapt.adapter_comparison import AdapterComparison, compare_adapters
+    from fullrank.adapt.examples import Examples, load_examples
+    from fullrank.adapt.fine_tuning import AdaptReport, FineTuned, fine_tune
     from fullrank.adapt.lamda_callback import LamdaCallback
+    from fullrank.adapt.memory import TrainingMemory, training_memory
+    from fullrank.adapt.methods import METHODS, AdapterMethod, adapter_method, size_for_budget, trainable_parameters
     from fullrank.adapt.owlora_callback import OWLoRACallback
+    from fullrank.adapt.training import TrainingRecord, TrainingSettings, train
 
 __all__ = [
+    "AdaptReport",
+    "AdapterComparison",
+    "AdapterMethod",
+    "Examples",
+    "FineTuned",
+    "METHODS",
+    "TrainingMemory",
+    "TrainingRecord",
+    "TrainingSettings",
+    "adapter_method",
+    "compare_adapters",
+    "fine_tune",
+    "load_examples",
+    "size_for_budget",
+    "train",
+    "trainable_parameters",
+    "training_memory",
     "BranchAlignment",
     "Delta",
     "DeltaConfig",
@@ -139,10 +162,30 @@ __all__ = [
 
 
 #: Names that load with their first use: transformers' trainer is not needed to adapt a model.
-_CALLBACKS = {"LamdaCallback": "lamda_callback", "OWLoRACallback": "owlora_callback"}
+_LATER = {
+    "LamdaCallback": "lamda_callback",
+    "OWLoRACallback": "owlora_callback",
+    "METHODS": "methods",
+    "AdapterMethod": "methods",
+    "adapter_method": "methods",
+    "size_for_budget": "methods",
+    "trainable_parameters": "methods",
+    "Examples": "examples",
+    "load_examples": "examples",
+    "TrainingMemory": "memory",
+    "training_memory": "memory",
+    "TrainingRecord": "training",
+    "TrainingSettings": "training",
+    "train": "training",
+    "AdaptReport": "fine_tuning",
+    "FineTuned": "fine_tuning",
+    "fine_tune": "fine_tuning",
+    "AdapterComparison": "adapter_comparison",
+    "compare_adapters": "adapter_comparison",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _CALLBACKS:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"fullrank.adapt.{_CALLBACKS[name]}"), name)
+    return getattr(import_module(f"fullrank.adapt.{_LATER[name]}"), name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from fullrank._files import write_bytes, write_json
+from fullrank._saving import svg
 
 Scale = Literal["smoke", "quick", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -106,12 +106,7 @@ class Trial:
             name: short name in kebab-case; becomes the file's name.
             figure: a `matplotlib.figure.Figure`; it is closed.
         """
-        import matplotlib  # slow to load, and few verbs draw
-
-        buffer = io.StringIO()
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fullrank"}):
-            figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-        self.figures[_name(name)] = buffer.getvalue()
+        self.figures[_name(name)] = svg(figure)
 
     def note(self, text: str) -> None:
         """Keep a remark: a contradiction, a caveat, what the numbers mean. One paragraph."""

@@ -10,7 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from fullrank.spectra._saving import save
+from fullrank._saving import save
 
 SCHEMA = 1
 

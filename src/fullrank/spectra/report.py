@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fullrank._optional import require
-from fullrank.spectra._saving import save
+from fullrank._saving import save
 from fullrank.spectra.comparison import Comparison, MatrixChange
 from fullrank.spectra.spectrum import Spectrum
 

@@ -1,0 +1,307 @@
+"""`fine_tune`: a model, a data set and the name of a method in; a trained PEFT adapter and a report out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from peft import PeftModel, TaskType, get_peft_model
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from fullrank._files import write_json
+from fullrank.adapt.evaluation import evaluate
+from fullrank.adapt.examples import Examples, Task, load_examples
+from fullrank.adapt.methods import adapter_method, adapter_parameters, size_for_budget
+from fullrank.adapt.tokens import TokenizedExamples, collator
+from fullrank.adapt.training import OnProgress, TrainingRecord, TrainingSettings, train
+
+SCHEMA = 1
+_TASK_TYPES: dict[Task, TaskType] = {
+    "classification": TaskType.SEQ_CLS,
+    "regression": TaskType.SEQ_CLS,
+    "pairs": TaskType.SEQ_CLS,
+    "causal-lm": TaskType.CAUSAL_LM,
+}
+_HEADS = ("pooler", "pre_classifier", "classifier", "score")
+
+
+@dataclass(frozen=True)
+class AdaptReport:
+    """What fine-tuning did.
+
+    Attributes:
+        model, data: where they come from.
+        task: of the data.
+        method: name of the method.
+        configuration: of the adapter, as PEFT stores it.
+        adapter_parameters: trained in the adapter.
+        trainable_parameters: with the head.
+        parameters: of the model without adapter.
+        before, after: metrics on the test records, by name; before training the head is new.
+        settings: of the training.
+        training_examples, test_examples: how many.
+        steps, seconds, seconds_per_step: of the training.
+        memory: bytes that a training step keeps beside the weights; see `TrainingMemory`.
+        schema: version of the JSON layout.
+    """
+
+    model: str
+    data: str
+    task: Task
+    method: str
+    configuration: dict[str, Any]
+    adapter_parameters: int
+    trainable_parameters: int
+    parameters: int
+    before: dict[str, float]
+    after: dict[str, float]
+    settings: dict[str, Any]
+    training_examples: int
+    test_examples: int
+    steps: int
+    seconds: float
+    seconds_per_step: float
+    memory: dict[str, int]
+    schema: int = SCHEMA
+
+    @property
+    def metric(self) -> str:
+        """The name of the main metric."""
+        return next(iter(self.after))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in `report.json`."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AdaptReport:
+        """Read a `report.json`.
+
+        Raises:
+            ValueError: it was written by a newer version, or is none.
+        """
+        content = json.loads(Path(path).read_text())
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError(f"{path} is no adapter report of layout {SCHEMA}: fine-tune again, or update fullrank")
+        return cls(**content)
+
+    def to_table(self) -> Table:
+        """A table for the terminal."""
+        table = Table(
+            title=escape(f"{self.method} on {self.data} ({self.task})"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            header_style="bold",
+        )
+        table.add_column("")
+        table.add_column("before", justify="right")
+        table.add_column("after", justify="right")
+        for name in self.after:
+            table.add_row(name, f"{self.before[name]:.4g}", f"{self.after[name]:.4g}")
+        return table
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A trained adapter.
+
+    Attributes:
+        model: the model with its adapter.
+        tokenizer: its tokenizer.
+        report: what was done and measured.
+        record: what training took, step by step.
+    """
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    report: AdaptReport
+    record: TrainingRecord
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the adapter as PEFT does, the tokenizer, and `report.json`, into a new or empty folder.
+
+        Raises:
+            FileExistsError: the folder holds something.
+        """
+        folder = Path(folder)
+        require_empty(folder)
+        self.model.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+        write_json(folder / "report.json", self.report.to_dict())
+        return folder
+
+
+def fine_tune(
+    model: str | Path,
+    data: str | Path | Examples,
+    method: str = "lora",
+    *,
+    task: Task | None = None,
+    rank: int | None = None,
+    budget: int | None = None,
+    settings: TrainingSettings | None = None,
+    learning_rate: float | None = None,
+    max_length: int = 128,
+    limit: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    on_progress: OnProgress = lambda done, total, text: None,
+) -> FineTuned:
+    """Train an adapter on a data set, and measure the model before and after.
+
+        fine_tune("path/to/model", "train.tsv", "loca").save("adapter")
+
+    Args:
+        model: a Hugging Face folder; a name of the hub where the network is.
+        data: what `load_examples` reads, or what it returned.
+        method: one of `METHODS`.
+        task: default the one that the fields of the data pose.
+        rank: the size of the adapter: rank, or number of frequencies; default the method's.
+        budget: instead of `rank`: the number of trainable parameters to come nearest to.
+        settings: how to train; default `TrainingSettings()` with the method's learning rate.
+        learning_rate: of the adapter, in place of the method's; not together with `settings`.
+        max_length: tokens of an example; longer ones are cut.
+        limit: at most so many training and test examples.
+        options: other fields of the method's configuration, such as `target_modules`.
+        on_progress: called with (done, total, text).
+
+    Raises:
+        LookupError: an unknown method or data set.
+        ValueError: options that exclude each other or do not fit; a file that cannot be understood; a folder without a
+            model or a tokenizer.
+    """
+    chosen = adapter_method(method)
+    if rank is not None and budget is not None:
+        raise ValueError(f"rank={rank} and budget={budget}: give one of them")
+    if settings is not None and learning_rate is not None:
+        raise ValueError(f"learning_rate={learning_rate}: give it in `settings`, which were given too")
+    settings = settings or TrainingSettings(learning_rate=learning_rate or chosen.learning_rate)
+    examples = data if isinstance(data, Examples) else load_examples(data, task, limit=limit, seed=settings.seed)
+    on_progress(0, 0, "loading the model")
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        base, tokenizer = load_model(model, examples)
+        fields = {"task_type": _TASK_TYPES[examples.task], "modules_to_save": _head(base), **(options or {})}
+        size = rank if budget is None else size_for_budget(base, chosen, budget, **fields)
+        parameters = sum(parameter.numel() for parameter in base.parameters())
+        adapted = cast(PeftModel, get_peft_model(base, chosen.configure(size, **fields)))
+    counts = {  # now: a schedule may freeze some of them
+        "adapter_parameters": sum(p.numel() for p in adapter_parameters(adapted) if p.requires_grad),
+        "trainable_parameters": sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+    }
+    tokens = TokenizedExamples.of(examples, tokenizer, max_length)
+    collate = collator(tokenizer, examples.task)
+    adapted.to(settings.device)
+    on_progress(0, 0, "measuring the model before training")
+    before = evaluate(adapted, tokens.test, collate, examples.task, settings.batch_size)
+    record = train(adapted, tokens.train, collate, settings, chosen.callbacks, on_progress)
+    on_progress(0, 0, "measuring the model after training")
+    after = evaluate(adapted, tokens.test, collate, examples.task, settings.batch_size)
+    report = AdaptReport(
+        model=str(model),
+        data=examples.source,
+        task=examples.task,
+        method=method,
+        configuration=_configuration(adapted),
+        **counts,
+        parameters=parameters,
+        before=before,
+        after=after,
+        settings=asdict(settings) | {"max_length": max_length},
+        training_examples=len(examples.train),
+        test_examples=len(examples.test),
+        steps=record.steps,
+        seconds=round(record.seconds, 3),
+        seconds_per_step=record.seconds_per_step,
+        memory=asdict(record.memory) | {"total": record.memory.total},
+    )
+    return FineTuned(adapted, tokenizer, report, record)
+
+
+def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model with a head for the task, new where it has none, and its tokenizer.
+
+    Raises:
+        ValueError: there is no model or no tokenizer at that place.
+    """
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(model))
+            loaded = _load(str(model), examples)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"model={str(model)!r} cannot be loaded for {examples.task}: {str(error).splitlines()[0]}; a Hugging "
+                "Face folder with config.json, weights and a tokenizer is accepted, or a hub name where the network is"
+            ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if loaded.config.pad_token_id is None:
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+    return loaded, tokenizer
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        FileExistsError: the folder holds something, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something already: name a new folder, or empty this one")
+
+
+def _load(model: str, examples: Examples) -> PreTrainedModel:
+    if examples.task == "causal-lm":
+        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    labels = [str(label) for label in examples.labels]
+    named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    return AutoModelForSequenceClassification.from_pretrained(
+        model,
+        dtype=torch.float32,
+        num_labels=examples.outputs,
+        problem_type="single_label_classification" if labels else "regression",
+        ignore_mismatched_sizes=True,  # a head for other classes is replaced
+        **(named if labels else {}),
+    )
+
+
+def _head(model: PreTrainedModel) -> list[str] | None:
+    """What stands between the last block and the classes; PEFT itself would leave some of it frozen at random."""
+    names = {path.rpartition(".")[2] for path, _ in model.named_modules()}
+    return [name for name in _HEADS if name in names] or None
+
+
+def _configuration(adapted: PeftModel) -> dict[str, Any]:
+    """The adapter's configuration as plain data."""
+    fields = adapted.peft_config["default"].to_dict()
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bar, and its table of the weights that are new, which here is only the head."""
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
