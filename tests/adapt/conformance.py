@@ -139,6 +139,25 @@ class Conformance:
         for key, gradient in gradients[0].items():
             torch.testing.assert_close(gradients[1][key], gradient)
 
+    def test_training_after_inference(self):
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Linear(22, 26))  # sizes of no other test, so that nothing of theirs was kept
+        model = get_peft_model(base, self.config(target_modules=["0"], init_weights=False))
+        with torch.inference_mode():
+            expected = model(torch.ones(3, 22))
+        found = model(torch.ones(3, 22))
+        found.sum().backward()
+        self.close(found, expected)
+
+    def test_a_model_of_shapes(self):
+        model = self.adapted("llama").to("meta")
+        found = model(input_ids=torch.zeros(2, 3, dtype=torch.int64, device="meta")).logits
+        assert (found.shape, found.device.type) == ((2, 3, 40), "meta")
+
+    def test_biases_of_modules_are_tensors(self):
+        for module in self.adapted().modules():
+            assert getattr(module, "bias", None) is None or isinstance(module.bias, torch.Tensor)
+
     # --- merging -----------------------------------------------------------------------------------------------------
 
     @every_model

@@ -52,7 +52,7 @@ class GainDelta(Delta):
     def weight(self) -> Tensor:
         return self.gain[:, None] * self.base.weight.to(self.dtype)
 
-    def bias(self) -> Tensor | None:
+    def bias_change(self) -> Tensor | None:
         return None if self.base.bias is None else self.gain * self.base.bias.to(self.dtype)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ def test_merged_is_unmerged(out, inside, r, r_seq, bias, adapter_bias, scaling):
     delta, W0, b0 = random_delta(out, inside, bias, r=r, r_seq=r_seq, adapter_bias=adapter_bias, scaling=scaling)
     x = torch.randn(3, 2, inside, generator=torch.Generator().manual_seed(1))
     y0 = nn.functional.linear(x, W0, b0)
-    db = delta.bias()
+    db = delta.bias_change()
     assert (db is not None) == (adapter_bias or (bias and r_seq > 0))
     shift = b0 if db is None else db if b0 is None else b0 + db
     merged = nn.functional.linear(x, W0 + delta.weight(), shift)
@@ -200,7 +200,7 @@ def test_dropout_lies_between_the_projections():
     changed = delta(x, y0)
     assert (changed.abs().sum(1) == 0).sum() > 5  # all four components dropped: 1 in 16
     delta.eval()
-    torch.testing.assert_close(delta(x, y0), x @ delta.weight().mT + delta.bias())
+    torch.testing.assert_close(delta(x, y0), x @ delta.weight().mT + delta.bias_change())
 
 
 # --- PEFT -------------------------------------------------------------------------------------------------------------

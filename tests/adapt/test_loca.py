@@ -438,12 +438,20 @@ def test_places_that_never_have_a_turn():
         model.base_model.update_schedule(0, 94)
 
 
-def test_share_of_an_unknown_number_of_steps():
-    model, _, optimizer = trained(learn_location_steps=0.1)
-    with pytest.raises(ValueError, match="share of all steps, and their number is unknown: add LocaCallback"):
-        train(model, optimizer, range(2), drive=False)
+@pytest.mark.parametrize("count", ["steps", "forward"])
+def test_share_of_an_unknown_number_of_steps(count):
+    model, delta, optimizer = trained(learn_location_steps=0.1, count=count)
+    before = delta.spectrum.detach().clone(), delta.locations.detach().clone()
+    with pytest.warns(
+        UserWarning, match="number is unknown, so the places stay where they are: add LocaCallback"
+    ) as seen:
+        train(model, optimizer, range(6), drive=False)
+    assert len(seen) == 1
+    assert not torch.equal(delta.spectrum, before[0])
+    assert torch.equal(delta.locations, before[1])
     with pytest.raises(ValueError, match="pass total_steps as well"):
         model.base_model.update_schedule(0)
+    assert train(model, optimizer, [7]) == ["locations" if count == "steps" else "coefficients"]
 
 
 def test_bad_schedule_calls():

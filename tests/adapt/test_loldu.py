@@ -212,7 +212,7 @@ def test_merged_is_unmerged(out, inside, r, tokens, form, method):
     torch.testing.assert_close(
         delta(x, x @ W0.mT), merged, rtol=1e-4, atol=1e-4 * float(delta.weight().detach().abs().max())
     )
-    assert delta.bias() is None
+    assert delta.bias_change() is None
 
 
 @pytest.mark.parametrize("method", INIT_METHODS)

@@ -44,8 +44,8 @@ class Delta(nn.Module, ABC):
     """One trainable change of one weight: y = W0 x + b0 becomes y + forward(x, y), or merged (W0 + weight()) x + ....
 
     A subclass defines parameters in `__init__`, gives them values in `reset`, and says what the change is twice: as a
-    matrix (`weight`, and `bias` if the bias changes) and applied to activations (`forward`, in factored form). The
-    generic layer and tuner do the rest: merging, several adapters, devices, dtypes, saving.
+    matrix (`weight`, and `bias_change` if the bias changes) and applied to activations (`forward`, in factored form).
+    The generic layer and tuner do the rest: merging, several adapters, devices, dtypes, saving.
 
         class ScaleDelta(Delta):
             def __init__(self, base: FrozenLayer, config: ScaleConfig) -> None:
@@ -58,7 +58,7 @@ class Delta(nn.Module, ABC):
             def weight(self) -> Tensor:
                 return self.gain[:, None] * self.base.weight
 
-            def bias(self) -> Tensor | None:
+            def bias_change(self) -> Tensor | None:
                 return None if self.base.bias is None else self.gain * self.base.bias
 
             def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -102,8 +102,9 @@ class Delta(nn.Module, ABC):
     def weight(self) -> Float[Tensor, "out in"]:
         """The change of W0, in the adapter's dtype."""
 
-    def bias(self) -> Float[Tensor, "out"] | None:
+    def bias_change(self) -> Float[Tensor, "out"] | None:
         """The change of b0; None (the default) if it never changes."""
+        # not called `bias`: whoever walks over modules takes that for a tensor
         return None
 
     @abstractmethod

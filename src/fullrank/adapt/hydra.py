@@ -137,7 +137,7 @@ class HydraDelta(Delta):
         """s (B_p A_p + B_s A_s W0)."""
         return self._merged()[0]
 
-    def bias(self) -> Float[Tensor, "out"] | None:
+    def bias_change(self) -> Float[Tensor, "out"] | None:
         """s (B_s A_s b0 + B_p a_p + c_p + B_s a_s + c_s); None if nothing reaches the bias."""
         return self._merged()[1]
 

@@ -19,6 +19,7 @@ from fullrank.adapt._peft import (
     check_adapters_to_merge,
     in_out_features,
 )
+from fullrank.adapt.autocast import autocast_dtype, without_autocast
 from fullrank.adapt.config import DeltaConfig
 from fullrank.adapt.delta import Delta, FrozenLayer
 
@@ -61,8 +62,10 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
         """
         delta = self.delta_type(FrozenLayer(name, *self._matrix_shape(), self._read), config)
         self.deltas[adapter_name] = delta
-        with torch.no_grad():
-            delta.reset()
+        # Where layer and delta are both on the meta device, there is nothing to start from and nothing to start.
+        if not all(p.is_meta for p in (*self.get_base_layer().parameters(), *delta.parameters())):
+            with torch.no_grad():
+                delta.reset()
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -114,12 +117,12 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
 
     def get_delta_bias(self, adapter: str) -> Float[Tensor, "out"] | None:
         """The change of the bias by one adapter; None if it changes none."""
-        return self._delta(adapter).bias()
+        return self._delta(adapter).bias_change()
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether `peft.convert_to_lora` applies; warns with the norm of a bias change, which LoRA cannot carry."""
         for name, delta in self.deltas.items():
-            bias = cast(Delta, delta).bias()
+            bias = cast(Delta, delta).bias_change()
             if bias is not None and (norm := float(bias.detach().norm())) > 0:
                 warnings.warn(
                     f"LoRA carries no bias: the bias change of adapter {name!r} on {cast(Delta, delta).base.name!r}, "
@@ -173,7 +176,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
         y = y0
         for delta in deltas:
             # Under autocast the products choose their own dtype; a cast here would only be undone.
-            dtype = None if torch.is_autocast_enabled(x.device.type) else delta.dtype
+            dtype = None if autocast_dtype(x) else delta.dtype
             y = y + self._change(delta, self._cast(x, dtype), self._cast(y0, dtype))
         return y.to(y0.dtype)
 
@@ -228,7 +231,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
         weight = pristine[0].to(now.device, accumulate)
         bias = None if pristine[1] is None else pristine[1].to(now.device, accumulate)
         for name in adapters:
-            with torch.autocast(now.device.type, enabled=False):
+            with without_autocast(now):
                 change, shift = self.get_delta_weight(name), self.get_delta_bias(name)
             weight = weight + change.to(now.device, accumulate)
             if shift is not None:
@@ -249,7 +252,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
             if delta.unmergeable is not None:
                 raise ValueError(f"adapter {name!r} cannot be merged into {delta.base.name!r}: {delta.unmergeable}")
             no_bias = getattr(self.get_base_layer(), "bias", None) is None
-            if no_bias and delta.bias() is not None and not delta.creates_bias:
+            if no_bias and delta.bias_change() is not None and not delta.creates_bias:
                 raise ValueError(
                     f"adapter {name!r} changes the bias of {delta.base.name!r}, which has none: set create_bias=True "
                     "in the adapter's configuration to give it one, or use the adapter unmerged"

@@ -22,6 +22,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_FOURIERFT_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from fullrank.adapt.autocast import autocast_dtype, without_autocast
 from fullrank.adapt.config import DeltaConfig
 from fullrank.adapt.delta import FrozenLayer
 from fullrank.adapt.loca_schedule import AlternatingDelta, AlternatingModel, alternating_deltas
@@ -149,9 +150,10 @@ class LocaDelta(AlternatingDelta):
             nn.init.zeros_(self.spectrum)
         else:
             nn.init.normal_(self.spectrum)
-        theta = self._places(len(self.spectrum))
-        self.locations.copy_(theta)
-        self.indices.copy_(locate(theta, self.series.shape, self.series.clamp_max))
+        shape, theta = self.series.shape, self._places(len(self.spectrum))
+        cells = locate(theta, shape, self.series.clamp_max)
+        self.indices.copy_(cells)
+        self.locations.copy_(theta if self.schedule.learn else _normalised(cells, shape))
         self.restart()
 
     def weight(self) -> Float[Tensor, "out in"]:
@@ -162,9 +164,9 @@ class LocaDelta(AlternatingDelta):
         """dropout(x) dW^T. For many calls in evaluation merge the adapter: the change is computed at every call."""
         if self.training and torch.is_grad_enabled():
             self.watch()
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        with torch.autocast(x.device.type, enabled=False):
+        if (dtype := autocast_dtype(x)) is not None:
+            x = x.to(dtype)
+        with without_autocast(x):
             return self._apply_to(self.dropout(x))
 
     def cells(self) -> Int[Tensor, "2 k"]:

@@ -4,7 +4,8 @@
     step >= B_s:  the amplitudes alone, at integer places
 
 A step is one step of the optimiser. `LocaCallback` drives the schedule in a Trainer, `update_schedule` in a loop of
-one's own; without either, every layer counts the steps of the optimiser that holds its parameters.
+one's own; without either, every layer counts the steps of the optimiser that holds its parameters. Where B_s is a share
+of an unknown number of steps, the amplitudes alone are trained until that number is known.
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ class Schedule:
         return None if total is None else math.floor(round(self.learn * total, 6))
 
     def phase(self, step: int, end: int | None) -> Phase:
-        """The phase of `step`, the number of steps done before it; an unknown end is not reached."""
+        """The phase of `step`, the number of steps done before it; places have no turn before their end is known."""
         if self.learn == 0 or (end is not None and step >= end):
             return "frozen"
+        if end is None:
+            return "coefficients"
         position = step % (self.coefficient_steps + self.location_steps)
         return "coefficients" if position < self.coefficient_steps else "locations"
 
@@ -130,7 +133,7 @@ class AlternatingDelta(Delta):
         if self.phase == "frozen":
             return
         if self.count == "forward":
-            self._require_end(self._step)
+            self._ask_for_total(self._step)
             self.advance(self._step)
             self._step += 1
             self.step.fill_(self._step if self.phase != "frozen" else -1)
@@ -138,7 +141,7 @@ class AlternatingDelta(Delta):
         stepped, self._stepped = self._stepped, False
         if self.driven or not stepped:
             return
-        self._require_end(self._step + 1)
+        self._ask_for_total(self._step + 1)
         if not self._warned:
             self._warned = True
             warnings.warn(
@@ -196,11 +199,13 @@ class AlternatingDelta(Delta):
                 stacklevel=2,
             )
 
-    def _require_end(self, step: int) -> None:
-        if step > 0 and self.schedule.end(self.total) is None:
-            raise ValueError(
-                f"learn_location_steps={self.schedule.learn} is a share of all steps, and their number is unknown: "
-                f"{_DRIVERS}, or give a number of steps"
+    def _ask_for_total(self, step: int) -> None:
+        if step > 0 and self.schedule.end(self.total) is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"learn_location_steps={self.schedule.learn} is a share of all steps, and their number is unknown, so "
+                f"the places stay where they are: {_DRIVERS}, or give a number of steps",
+                stacklevel=2,
             )
 
 

@@ -27,6 +27,7 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from fullrank._optional import require
+from fullrank.adapt.autocast import without_autocast
 from fullrank.adapt.config import DeltaConfig
 from fullrank.adapt.delta import Delta, FrozenLayer
 from fullrank.adapt.registration import register
@@ -292,7 +293,7 @@ class WaraDelta(Delta):
 
     def forward(self, x: Float[Tensor, "*batch in"], y: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch out"]:
         """s B' (A' x), with gates and activation between the two on a grid."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             A, B = self._factors()
         x = self.dropout(x)
         if self.config.form != "grid":
@@ -303,7 +304,7 @@ class WaraDelta(Delta):
         prefix = cast(int, config.num_prefix_tokens)
         grid = grid_of(x.shape, cast(Any, config.grid_size), prefix, config.levels, self.base.name)
         u = nn.functional.linear(x, A)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             u = on_grid(u, grid, self._gates(), config.activation, config.wavelet)
         return nn.functional.linear(u, self.scaling * B)
 

@@ -96,11 +96,19 @@ def _join(low: Tensor, high: Tensor, wavelet: str) -> Tensor:
     return torch.stack([even, odd], -1).flatten(-2)
 
 
-@lru_cache(128)
+@torch.compiler.assume_constant_result
 def _tables(
     wavelet: str, n: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Filters and where they read: (L, 2) and (n/2, L) to split, then (L/2, 2) and (n/2, L/2) by phase to join."""
+    with torch.inference_mode(False):  # what is kept has to serve training as well
+        return _new_tables(wavelet, n, dtype, device)
+
+
+@lru_cache(128)
+def _new_tables(
+    wavelet: str, n: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     h, g = _filters(wavelet)
     both = torch.tensor([h, g], dtype=torch.float64).mT  # (L, 2)
     length = len(h)
