@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from fullrank.linalg import cosine_rows, dct2, idct2
+from fullrank.linalg import cosine_rows, dct, dct2_at, sparse_idct2
 
 Transform = Literal["auto", "fft", "gemm", "sparse", "factored"]
-Cells = Callable[[int, int], Tensor]
 
 CLAMP_MAX = 0.999
 _TABLE = 4096  # the largest basis that is kept as a matrix
-_BUILD = 2000  # flops of matrix products in the time that the fast transform takes for one cell
+_BLOCK = 256  # tokens that are transformed together
+# Flops of matrix products in the time of one unit of other work, measured on CPU cores: a cell in the transform of a
+# matrix, an entry of a token in its transform, a number that is gathered.
+_CELL, _ENTRY, _PAIR = 400, 250, 100
 
 
 def locate(theta: Float[Tensor, "2 k"], shape: tuple[int, int], clamp_max: float = CLAMP_MAX) -> Int[Tensor, "2 k"]:
@@ -57,25 +59,48 @@ class CosineSeries(NamedTuple):
         (p, q), (u, v) = self.shape, indices.long()
         if self.transform == "sparse":
             return self.scale * (_rows(u, p, a.dtype).mT * a) @ _rows(v, q, a.dtype)
+        if self.transform != "gemm":
+            return sparse_idct2(self.scale * a, u, v, self.shape)
         S = a.new_zeros(p, q).index_put_((u, v), a, accumulate=True)  # cells that coincide add up
-        if self.transform == "gemm":
-            return self.scale * _basis(p, a.dtype, a.device).mT @ S @ _basis(q, a.dtype, a.device)
-        return self.scale * idct2(S)
+        return self.scale * _basis(p, a.dtype, a.device).mT @ S @ _basis(q, a.dtype, a.device)
 
-    def factored(self, tokens: int, k: int, products: int = 1) -> bool:
-        """Whether `products` pairs of thin products are cheaper than building the matrix."""
+    def factored(self, tokens: int, k: int, beside_W0: bool = True) -> bool:
+        """Whether thin products are cheaper than the matrix, which either has a product of its own or W0's."""
         if self.transform != "auto":
             return self.transform == "factored"
         p, q = self.shape
-        return max(p, q) <= _TABLE and 2 * tokens * k * (p + q) * products < (2 * tokens + _BUILD) * p * q
+        built = (2 * tokens * beside_W0 + _CELL) * p * q
+        return max(p, q) <= _TABLE and (2 * tokens + _PAIR) * k * (p + q) < built
 
-    def spectrum_of(self, gradient: Tensor) -> Tensor:
-        """K = C_p G C_q^T."""
+    def entries(self, gradient: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """s K at [u, v], with K = C_p G C_q^T."""
         if self.transform != "gemm":
-            return dct2(gradient)
+            return self.scale * dct2_at(gradient, u, v)
         p, q = self.shape
         left, right = (_basis(n, gradient.dtype, gradient.device) for n in (p, q))
-        return left @ gradient @ right.mT
+        return self.scale * (left @ gradient @ right.mT)[u, v]
+
+    def entries_of_product(self, g: Tensor, x: Tensor, indices: Tensor, moving: bool) -> Tensor:
+        """`entries` of g^T x at the places and, where these move, beside them; in the cheapest of three ways."""
+        match self._cheapest(len(x), indices.shape[1], moving):
+            case "factored":
+                return self.scale * _entries_by_rows(g, x, indices, moving)
+            case "tokens":
+                return self.scale * _entries_by_tokens(g, x, indices, moving)
+            case _:
+                return self.entries(_wide(g.mT @ x), *_beside(indices, self.shape, moving))
+
+    def _cheapest(self, tokens: int, k: int, moving: bool) -> str:
+        if self.transform != "auto":
+            return self.transform
+        p, q = self.shape
+        costs = {
+            "matrix": (2 * tokens + _CELL) * p * q,
+            "tokens": tokens * (_ENTRY * (p + q) + _PAIR * k * (5 if moving else 1)),
+        }
+        if max(p, q) <= _TABLE:
+            costs["factored"] = (2 * tokens + _PAIR) * k * (p + q) * (3 if moving else 1)
+        return min(costs, key=lambda way: costs[way])
 
 
 def loca_delta(
@@ -105,87 +130,128 @@ def loca_delta(
 
 
 class ApplySeries(torch.autograd.Function):
-    """x dW^T, or dW itself without x. Keeps x, a and the places for the backward pass, and no (p, q) matrix."""
+    """x dW^T, or with W0 x (W0 + dW)^T + b0, or without x dW itself.
+
+    Keeps x, a and the places for the backward pass, and no (p, q) matrix but W0.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor | None, a: Tensor, theta: Tensor, indices: Tensor, series: CosineSeries) -> Tensor:
-        """x dW^T, chosen between the built matrix and the thin products."""
-        ctx.save_for_backward(x, a, theta, indices)
+    def forward(
+        ctx: Any,
+        x: Tensor | None,
+        a: Tensor,
+        theta: Tensor,
+        indices: Tensor,
+        series: CosineSeries,
+        W0: Tensor | None = None,
+        b0: Tensor | None = None,
+    ) -> Tensor:
+        """The product, chosen between the built matrix and thin ones."""
+        ctx.save_for_backward(x, a, theta, indices, W0)
         ctx.series = series
-        wide = _wide(a)
         if x is None:
-            return series.build(wide, indices).to(a.dtype)
-        if series.factored(x[..., 0].numel(), len(a)):
-            (p, q), (u, v) = series.shape, indices.long()
-            C, D = _rows(u, p, wide.dtype), _rows(v, q, wide.dtype)
-            return (((x @ D.to(x.dtype).mT) * (series.scale * wide).to(x.dtype)) @ C.to(x.dtype)).to(x.dtype)
-        return x @ series.build(wide, indices).to(x.dtype).mT
+            return series.build(_wide(a), indices).to(a.dtype)
+        if W0 is None and series.factored(x[..., 0].numel(), len(a)):
+            C, D = _factors(series, a, indices, x.dtype)
+            return (x @ D.mT) @ C
+        return nn.functional.linear(x, _changed(series, a, indices, W0).to(x.dtype), b0)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The gradients of x, of the amplitudes, and the surrogate of the places."""
-        x, a, theta, indices = ctx.saved_tensors
+        x, a, theta, indices, W0 = ctx.saved_tensors
         series: CosineSeries = ctx.series
         for_x, for_a, for_theta = ctx.needs_input_grad[:3]
-        moving = for_theta and series.trained[1]
+        learning, moving = for_a and series.trained[0], for_theta and series.trained[1]
+        grad_x = K = None
         if x is None:
-            grad_x, cell = None, _cells(series.scale * series.spectrum_of(_wide(g)), indices)
-        elif series.factored(x[..., 0].numel(), len(a), products=3 if moving else 1):
-            grad_x, cell = _thin(x, a, indices, g, series, for_x)
-        else:
-            grad_x = g @ series.build(_wide(a), indices).to(g.dtype) if for_x else None
-            Gamma = series.scale * _wide(g.flatten(0, -2).mT @ x.flatten(0, -2))
-            cell = _cells(series.spectrum_of(Gamma), indices) if moving or series.trained[0] else _none
-        grad_a = grad_theta = None
-        if for_a:
-            grad_a = cell(0, 0).to(a.dtype) if series.trained[0] else torch.zeros_like(a)
-        if for_theta:
-            grad_theta = _move(cell, _wide(a), theta, series).to(theta.dtype) if moving else torch.zeros_like(theta)
-        return grad_x, grad_a, grad_theta, None, None
+            K = series.entries(_wide(g), *_beside(indices, series.shape, moving))
+        elif learning or moving:
+            K = series.entries_of_product(g.flatten(0, -2), x.flatten(0, -2), indices, moving)
+        if for_x and W0 is None and series.factored(g[..., 0].numel(), len(a)):
+            C, D = _factors(series, a, indices, g.dtype)
+            grad_x = (g @ C.mT) @ D
+        elif for_x:
+            grad_x = g @ _changed(series, a, indices, W0).to(g.dtype)
+        grad_a = torch.zeros_like(a) if for_a else None
+        grad_theta = torch.zeros_like(theta) if for_theta else None
+        if K is not None and learning:
+            grad_a = K[0].to(a.dtype)
+        if K is not None and moving:
+            grad_theta = _move(K, _wide(a), theta, series).to(theta.dtype)
+        return grad_x, grad_a, grad_theta, None, None, None, None
 
 
-def _move(cell: Cells, a: Tensor, theta: Tensor, series: CosineSeries) -> Tensor:
+def _changed(series: CosineSeries, a: Tensor, indices: Tensor, W0: Tensor | None) -> Tensor:
+    dW = series.build(_wide(a), indices)
+    return dW if W0 is None else dW.add_(W0)
+
+
+def _factors(series: CosineSeries, a: Tensor, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The rows s a_i c_{u_i} and d_{v_i}: dW is the product of the first, transposed, and the second."""
+    (p, q), (u, v) = series.shape, indices.long()
+    wide = _wide(a)
+    return (series.scale * wide[:, None] * _rows(u, p, wide.dtype)).to(dtype), _rows(v, q, wide.dtype).to(dtype)
+
+
+def _move(K: Tensor, a: Tensor, theta: Tensor, series: CosineSeries) -> Tensor:
     """dL/dtheta: the central difference between neighbouring cells, clamped, times d cell / d theta."""
-    along = torch.stack([cell(1, 0) - cell(-1, 0), cell(0, 1) - cell(0, -1)]) * (a / 2)
+    along = torch.stack([K[1] - K[2], K[3] - K[4]]) * (a / 2)
     if series.clip is not None:
         along = along.clamp(-series.clip, series.clip)
     inside = (theta >= 0) & (theta <= series.clamp_max)
     return torch.where(inside, along * grid_steps(theta, series.shape), 0)
 
 
-def _cells(K: Tensor, indices: Tensor) -> Cells:
-    """K at the places and beside them; the border stands for what lies behind it."""
-    (p, q), (u, v) = K.shape, indices.long()
-    return lambda du, dv: K[(u + du).clamp(0, p - 1), (v + dv).clamp(0, q - 1)]
+def _beside(indices: Tensor, shape: tuple[int, int], moving: bool) -> tuple[Tensor, Tensor]:
+    """(u, v), (1, k), or (5, k) with the cells below, above, right and left; the border stands for what is behind."""
+    u, v = indices.long()
+    if not moving:
+        return u[None], v[None]
+    below, above = _neighbours(u, shape[0])
+    right, left = _neighbours(v, shape[1])
+    return torch.stack([u, below, above, u, u]), torch.stack([v, v, v, right, left])
 
 
-def _none(du: int, dv: int) -> Tensor:
-    raise RuntimeError("no parameter of the series is trained")
+def _neighbours(places: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    return (places + 1).clamp(max=size - 1), (places - 1).clamp(min=0)
 
 
-def _thin(
-    x: Tensor, a: Tensor, indices: Tensor, g: Tensor, series: CosineSeries, for_x: bool
-) -> tuple[Tensor | None, Cells]:
-    """The gradient of x and K at the places, K[u, v] = s sum_t (g_t . c_u) (x_t . d_v), without a (p, q) matrix."""
-    (p, q), (u, v) = series.shape, indices.long()
-    tokens, slopes = x.flatten(0, -2), g.flatten(0, -2)
+def _entries_by_rows(g: Tensor, x: Tensor, indices: Tensor, moving: bool) -> Tensor:
+    """K[u, v] = sum_t (g_t . c_u) (x_t . d_v) by products with single rows of the bases."""
 
-    @lru_cache
-    def left(du: int) -> Tensor:
-        return slopes @ _rows((u + du).clamp(0, p - 1), p, torch.promote_types(a.dtype, torch.float32)).to(g.dtype).mT
+    def along(rows: Tensor, frequencies: Tensor) -> Tensor:
+        n = rows.shape[1]
+        return _wide(rows @ _rows(frequencies, n, _wide(rows).dtype).to(rows.dtype).mT)
 
-    @lru_cache
-    def right(dv: int) -> Tensor:
-        return tokens @ _rows((v + dv).clamp(0, q - 1), q, torch.promote_types(a.dtype, torch.float32)).to(x.dtype).mT
+    return _dots(partial(along, g), partial(along, x), indices, (g.shape[1], x.shape[1]), moving)
 
-    def cell(du: int, dv: int) -> Tensor:
-        return series.scale * (_wide(left(du)) * _wide(right(dv))).sum(0)
 
-    if not for_x:
-        return None, cell
-    D = _rows(v, q, _wide(a).dtype).to(g.dtype)
-    return ((left(0) * (series.scale * _wide(a)).to(g.dtype)) @ D).reshape(x.shape), cell
+def _entries_by_tokens(g: Tensor, x: Tensor, indices: Tensor, moving: bool) -> Tensor:
+    """The same by transforming every token, a block of tokens at a time so that it stays in the cache."""
+    shape, total = (g.shape[1], x.shape[1]), torch.zeros((), device=x.device)
+    for slopes, tokens in zip(g.split(_BLOCK), x.split(_BLOCK), strict=True):
+        G, X = dct(slopes), dct(tokens)
+        total = total + _dots(partial(G.index_select, 1), partial(X.index_select, 1), indices, shape, moving)
+    return total
+
+
+def _dots(
+    left: Callable[[Tensor], Tensor],
+    right: Callable[[Tensor], Tensor],
+    indices: Tensor,
+    shape: tuple[int, int],
+    moving: bool,
+) -> Tensor:
+    """Sums over tokens of left(u) right(v), for the cells of `_beside` in their order."""
+    u, v = indices.long()
+    at_u, at_v = left(u), right(v)
+    if not moving:
+        return (at_u * at_v).sum(0)[None]
+    vertical = [(left(beside) * at_v).sum(0) for beside in _neighbours(u, shape[0])]
+    horizontal = [(at_u * right(beside)).sum(0) for beside in _neighbours(v, shape[1])]
+    return torch.stack([(at_u * at_v).sum(0), *vertical, *horizontal])
 
 
 def grid_steps(places: Tensor, shape: tuple[int, int]) -> Tensor:
