@@ -30,6 +30,7 @@ from fullrank.adapt.lamda_freezing import FreezeLaw, frozen_columns, guard, rele
 from fullrank.adapt.lamda_ranks import Budget, allocate_ranks, check_candidates, check_rank
 from fullrank.adapt.layer import DeltaLayer
 from fullrank.adapt.registration import register
+from fullrank.adapt.sharding import in_parallel, own_rows
 from fullrank.adapt.tuner import DeltaModel
 from fullrank.linalg import require_finite, singular_values, svd
 
@@ -201,7 +202,7 @@ class LamdaDelta(Delta):
         h = nn.functional.linear(x if by_rank else self.dropout(x), self.A)
         h = self.scaling * (self.dropout(h) if by_rank else h)
         if torch.is_grad_enabled() or self._prefers_product(h):
-            return cast(Tensor, _Change.apply(h, self.B, self.S, self.B0, self.S0))
+            return cast(Tensor, _Change.apply(h, self.B, self.S, self.B0, self.S0, not self.held()))
         if self.B0 is None or self.S0 is None:
             return nn.functional.linear(nn.functional.linear(h, self.S), self.B)
         moved = nn.functional.linear(nn.functional.linear(h, self.S), self.B - self.B0)
@@ -236,20 +237,20 @@ class LamdaDelta(Delta):
         self.steps += 1
         self.progress.copy_(torch.tensor([self.steps, self.frozen]))
         if self.frozen == rank:
-            self.B.requires_grad_(False)
+            self.B.requires_grad_(in_parallel())
             self.B.grad, self.kept = None, None
             return True
         if self.frozen and (self.kept is None or self.frozen != before):
-            self.kept = self.B.detach()[:, self._frozen()].clone()
+            self.kept = own_rows(self.B)[:, self._frozen()].clone()
         if self.B.grad is not None:
-            self.B.grad[:, self._frozen()] = 0
+            own_rows(self.B.grad)[:, self._frozen()] = 0
         return False
 
     @torch.no_grad()
     def restore(self) -> None:
         """Undo what momentum and weight decay did to frozen columns."""
         if self.kept is not None:
-            self.B[:, self._frozen()] = self.kept
+            own_rows(self.B)[:, self._frozen()] = self.kept
 
     def _frozen(self) -> slice:
         if self.config.freeze_order == "descending":
@@ -301,8 +302,11 @@ class _Change(torch.autograd.Function):
     """h (B S - B0 diag(S0))^T, the product made again in the backward pass: kept are h and what is kept anyway."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, B: Tensor, S: Tensor, B0: Tensor | None, S0: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, h: Tensor, B: Tensor, S: Tensor, B0: Tensor | None, S0: Tensor | None, trains_B: bool
+    ) -> Tensor:
         ctx.save_for_backward(h, B, S, B0, S0)
+        ctx.trains_B = trains_B
         return h @ _change(B, S, B0, S0).to(h.dtype).mT
 
     @staticmethod
@@ -310,10 +314,11 @@ class _Change(torch.autograd.Function):
         (g,), (h, B, S, B0, S0) = gradients, ctx.saved_tensors
         dh = g @ _change(B, S, B0, S0).to(g.dtype) if ctx.needs_input_grad[0] else None
         rows = h.reshape(-1, h.shape[-1])
-        if not ctx.needs_input_grad[1]:  # dS = (g B)^T h, no product as wide as the layer
-            return dh, None, ((g @ B.to(g.dtype)).reshape(rows.shape).mT @ rows).to(S.dtype), None, None
+        if not (ctx.needs_input_grad[1] and ctx.trains_B):  # dS = (g B)^T h, no product as wide as the layer
+            dB = torch.zeros_like(B) if ctx.needs_input_grad[1] else None
+            return dh, dB, ((g @ B.to(g.dtype)).reshape(rows.shape).mT @ rows).to(S.dtype), None, None, None
         moved = (g.reshape(len(rows), -1).mT @ rows).to(B.dtype)
-        return dh, moved @ S.mT, B.mT @ moved, None, None
+        return dh, moved @ S.mT, B.mT @ moved, None, None, None
 
 
 class LamdaTuner(DeltaModel):

@@ -28,6 +28,7 @@ from fullrank.adapt.delta import FrozenLayer
 from fullrank.adapt.loca_schedule import AlternatingDelta, AlternatingModel, alternating_deltas
 from fullrank.adapt.loca_series import CLAMP_MAX, ApplySeries, CosineSeries, Transform, grid_steps, locate
 from fullrank.adapt.registration import register
+from fullrank.adapt.sharding import whole
 
 Placement = Literal["uniform", "distinct", "low_frequency", "grid"]
 
@@ -173,7 +174,7 @@ class LocaDelta(AlternatingDelta):
         """(u, v), the integer places that the change has now."""
         if self.phase == "frozen":
             return self.indices
-        return locate(self.locations.detach(), self.series.shape, self.series.clamp_max)
+        return locate(whole(self.locations), self.series.shape, self.series.clamp_max)
 
     def _apply_to(self, x: Tensor | None) -> Tensor:
         series = self.series._replace(trained=(self.phase != "locations", self.phase == "locations"))
