@@ -547,7 +547,7 @@ def test_callback_in_a_trainer(tmp_path, penalty):
     rows = [{"x": torch.randn(40), "labels": torch.randn(50)} for _ in range(8)]
     Trainer(Regression(model), arguments, train_dataset=rows, callbacks=[OWLoRACallback(penalty)]).train()
     assert max(model.interference().values()) < 1e-4
-    assert float(model.base_model.model[0].deltas["two"].weight().norm()) > 0.1
+    assert float(model.base_model.model[0].deltas["two"].weight().detach().norm()) > 0.1
     assert (float(model.orthogonal_penalty().detach()) < 0.3 * started) == penalty
 
 
