@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fullrank.linalg import cosine_rows, dct, dct2_at, sparse_idct2
+from fullrank.linalg.tables import kept
 
 Transform = Literal["auto", "fft", "gemm", "sparse", "factored"]
 
@@ -264,11 +265,11 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def _rows(frequencies: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    if n > _TABLE:
+    if n > _TABLE or torch.compiler.is_compiling():
         return cosine_rows(frequencies, n, dtype)
     return _basis(n, dtype, frequencies.device)[frequencies]
 
 
-@lru_cache(8)
+@kept(8)
 def _basis(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return cosine_rows(torch.arange(n, device=device), n, dtype)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from fullrank.linalg.tables import kept
 
 _TABLES = 64  # sizes whose factors are kept
 
@@ -123,7 +124,8 @@ def cosine_rows(
         ValueError: a frequency out of range.
     """
     u = frequencies.to(torch.int64)
-    if u.numel() and not u.is_meta and not (int(u.min()) >= 0 and int(u.max()) < size):
+    readable = u.numel() > 0 and not u.is_meta and not torch.compiler.is_compiling()
+    if readable and not (int(u.min()) >= 0 and int(u.max()) < size):
         raise ValueError(f"frequencies from {int(u.min())} to {int(u.max())}: 0 to {size - 1} are accepted")
     steps = torch.arange(size, device=u.device) * 2 + 1
     angles = (u[:, None] * steps) % (4 * size)
@@ -149,13 +151,8 @@ class _Axis(NamedTuple):
     negative: Tensor
 
 
+@kept(_TABLES)
 def _axis(n: int, dtype: torch.dtype, device: torch.device) -> _Axis:
-    with torch.inference_mode(False):  # what is kept has to serve training as well
-        return _new_axis(n, dtype, device)
-
-
-@lru_cache(_TABLES)
-def _new_axis(n: int, dtype: torch.dtype, device: torch.device) -> _Axis:
     k = torch.arange(n)
     turn = torch.polar(torch.ones(n, dtype=torch.float64), math.pi * k.double() / (2 * n))
     scale = torch.full((n,), math.sqrt(2 / n), dtype=torch.float64)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fullrank._optional import require
+from fullrank.linalg.tables import kept
 
 _EXAMPLES = "haar, db2, db4, sym4, coif1"
 
@@ -96,39 +95,26 @@ def _join(low: Tensor, high: Tensor, wavelet: str) -> Tensor:
     return torch.stack([even, odd], -1).flatten(-2)
 
 
-@torch.compiler.assume_constant_result
+@kept(128)
 def _tables(
     wavelet: str, n: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Filters and where they read: (L, 2) and (n/2, L) to split, then (L/2, 2) and (n/2, L/2) by phase to join."""
-    with torch.inference_mode(False):  # what is kept has to serve training as well
-        return _new_tables(wavelet, n, dtype, device)
-
-
-@lru_cache(128)
-def _new_tables(
-    wavelet: str, n: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     h, g = _filters(wavelet)
-    both = torch.tensor([h, g], dtype=torch.float64).mT  # (L, 2)
+    both = torch.tensor([h, g], dtype=dtype, device=device).mT  # (L, 2)
     length = len(h)
     shift = length // 2
-    k, j = torch.arange(n // 2)[:, None], torch.arange(length)
+    k, j = torch.arange(n // 2, device=device)[:, None], torch.arange(length, device=device)
     places = (2 * k + shift - j) % n
     phases, phase_places = [], []
     for phase in (0, 1):  # x_(2m + phase) meets the filter entries with 2k + shift - j = 2m + phase
-        own = j[(j - shift + phase) % 2 == 0]
-        phases.append(both[own].to(device, dtype))
-        phase_places.append(((2 * k + phase - shift + own) // 2 % (n // 2)).to(device))
-    return (
-        both.to(device, dtype),
-        places.to(device),
-        (phases[0], phases[1]),
-        (phase_places[0], phase_places[1]),
-    )
+        own = slice((shift + phase) % 2, None, 2)
+        phases.append(both[own])
+        phase_places.append((2 * k + phase - shift + j[own]) // 2 % (n // 2))
+    return both, places, (phases[0], phases[1]), (phase_places[0], phase_places[1])
 
 
-@lru_cache
+@torch.compiler.assume_constant_result
 def _filters(wavelet: str) -> tuple[list[float], list[float]]:
     pywt = require("pywt", "adapt")
     try:
