@@ -120,18 +120,38 @@ def read_records(path: str | Path) -> list[Record]:
     return records
 
 
+def bundled_tasks() -> dict[str, Task]:
+    """The bundled data sets whose records pose a task, and which."""
+    found = {}
+    for item in data.datasets():
+        split = _training_split(item)
+        if split is not None:
+            record = _text(dict.fromkeys(item.splits[split].format.fields))
+            found[item.name] = _task_of([record], item.name)
+    return found
+
+
 def _is_bundled(source: str | Path) -> bool:
     return Path(source).suffix == "" and not Path(source).exists()
 
 
 def _bundled(name: str) -> tuple[list[Record], list[Record]]:
-    splits = data.dataset(name).splits
-    shipped = [split for split, file in splits.items() if file.shipped]
-    train = next((split for split in ("train", "all", "valid", "test") if split in shipped), None)
-    if train is None or not set(splits[train].format.fields) & {"text", "question", "first"}:
-        raise ValueError(f"data={name!r} holds no examples to train on; see fullrank.data.datasets()")
-    held_out = [] if train == "test" or "test" not in shipped else data.load(name, "test")
+    found = data.dataset(name)
+    train = _training_split(found)
+    if train is None:
+        raise ValueError(f"data={name!r} holds no examples to train on; {', '.join(bundled_tasks())} do")
+    test = found.splits.get("test")
+    held_out = [] if train == "test" or test is None or not test.shipped else data.load(name, "test")
     return _texts(data.load(name, train)), _texts(held_out)
+
+
+def _training_split(found: data.Dataset) -> str | None:
+    """The split of a data set that is trained on; none where its records are no examples."""
+    shipped = [split for split, file in found.splits.items() if file.shipped]
+    split = next((split for split in ("train", "all", "valid", "test") if split in shipped), None)
+    if split is None or not set(found.splits[split].format.fields) & {"text", "question", "first"}:
+        return None
+    return split
 
 
 def _texts(records: Sequence[Record]) -> list[Record]:

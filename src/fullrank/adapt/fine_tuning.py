@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from fullrank._files import write_json
 from fullrank.adapt.evaluation import evaluate
@@ -57,6 +58,7 @@ class AdaptReport:
         training_examples, test_examples: how many.
         steps, seconds, seconds_per_step: of the training.
         memory: bytes that a training step keeps beside the weights; see `TrainingMemory`.
+        labels: the classes, in the order of the head's outputs; empty where a number or text is predicted.
         schema: version of the JSON layout.
     """
 
@@ -77,6 +79,7 @@ class AdaptReport:
     seconds: float
     seconds_per_step: float
     memory: dict[str, int]
+    labels: list[Any] = field(default_factory=list)
     schema: int = SCHEMA
 
     @property
@@ -229,6 +232,7 @@ def fine_tune(
         seconds=round(record.seconds, 3),
         seconds_per_step=record.seconds_per_step,
         memory=asdict(record.memory) | {"total": record.memory.total},
+        labels=list(examples.labels),
     )
     return FineTuned(adapted, tokenizer, report, record)
 
@@ -237,7 +241,7 @@ def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, 
     """The model with a head for the task, new where it has none, and its tokenizer.
 
     Raises:
-        ValueError: there is no model or no tokenizer at that place.
+        ValueError: there is no model or no tokenizer at that place, or an encoder is to continue a text.
     """
     with _quiet():
         try:
@@ -248,6 +252,11 @@ def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, 
                 f"model={str(model)!r} cannot be loaded for {examples.task}: {str(error).splitlines()[0]}; a Hugging "
                 "Face folder with config.json, weights and a tokenizer is accepted, or a hub name where the network is"
             ) from error
+    if examples.task == "causal-lm" and _sees_what_follows(loaded):
+        raise ValueError(
+            f"model={str(model)!r} is a {loaded.config.model_type} encoder, which sees the words that follow: it "
+            "cannot learn to continue a text; use a causal language model, or data with labels or scores"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if loaded.config.pad_token_id is None:
@@ -278,6 +287,11 @@ def _load(model: str, examples: Examples) -> PreTrainedModel:
         ignore_mismatched_sizes=True,  # a head for other classes is replaced
         **(named if labels else {}),
     )
+
+
+def _sees_what_follows(model: PreTrainedModel) -> bool:
+    """Whether a model that was loaded to continue a text is an encoder without a causal mask."""
+    return model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not model.config.is_decoder
 
 
 def _head(model: PreTrainedModel) -> list[str] | None:

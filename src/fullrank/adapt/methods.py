@@ -31,6 +31,7 @@ class AdapterMethod:
 
     Attributes:
         name: as users name it.
+        summary: how it changes a weight, in a line.
         config: the PEFT configuration.
         size: the field of the configuration that sets the number of parameters.
         default: its default here.
@@ -40,6 +41,7 @@ class AdapterMethod:
     """
 
     name: str
+    summary: str
     config: type[PeftConfig]
     size: str
     default: int
@@ -60,20 +62,31 @@ class AdapterMethod:
         return [self.callback()] if self.callback else []
 
 
+# fmt: off
 METHODS: dict[str, AdapterMethod] = {
     method.name: method
     for method in (
-        AdapterMethod("lora", LoraConfig, "r", 8, 2e-3),
-        AdapterMethod("dora", LoraConfig, "r", 8, 2e-3, {"use_dora": True}),
-        AdapterMethod("vera", VeraConfig, "r", 256, 1e-2),
-        AdapterMethod("fourierft", FourierFTConfig, "n_frequency", 1000, 1e-1, {"scaling": 150.0}),
-        AdapterMethod("hydra", HydraConfig, "r", 4, 3e-3),
-        AdapterMethod("wara", WaraConfig, "r", 2, 3e-3),
-        AdapterMethod("loldu", LoLDUConfig, "r", 64, 3e-2),
-        AdapterMethod("loca", LocaConfig, "n_frequency", 1000, 1e-2, {"scale": 8.0}, LocaCallback),
-        AdapterMethod("lamda", LamdaConfig, "r", 32, 2e-3, callback=LamdaCallback),
+        AdapterMethod("lora", "a product of two thin matrices is added to the weight",
+                      LoraConfig, "r", 8, 2e-3),
+        AdapterMethod("dora", "LoRA for the direction of the weight, a vector for its lengths",
+                      LoraConfig, "r", 8, 2e-3, {"use_dora": True}),
+        AdapterMethod("vera", "vectors between two fixed random matrices that all layers share",
+                      VeraConfig, "r", 256, 1e-2),
+        AdapterMethod("fourierft", "a few Fourier coefficients of the change, at fixed random places",
+                      FourierFTConfig, "n_frequency", 1000, 1e-1, {"scaling": 150.0}),
+        AdapterMethod("hydra", "one low-rank branch beside the layer and one after it",
+                      HydraConfig, "r", 4, 3e-3),
+        AdapterMethod("wara", "low-rank factors of the wavelet bands of the change",
+                      WaraConfig, "r", 2, 3e-3),
+        AdapterMethod("loldu", "the diagonal between the weight's own triangular factors, and a scale",
+                      LoLDUConfig, "r", 64, 3e-2),
+        AdapterMethod("loca", "a few cosine coefficients of the change, and where in the spectrum they sit",
+                      LocaConfig, "n_frequency", 1000, 1e-2, {"scale": 8.0}, LocaCallback),
+        AdapterMethod("lamda", "a small square matrix between two projections from the weight's SVD",
+                      LamdaConfig, "r", 32, 2e-3, callback=LamdaCallback),
     )
 }
+# fmt: on
 
 
 def adapter_method(name: str) -> AdapterMethod:
