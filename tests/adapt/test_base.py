@@ -301,6 +301,15 @@ def test_fan_in_fan_out_of_a_linear_layer_is_questioned():
         sketched(nn.Linear(4, 5), fan_in_fan_out=True)
 
 
+def test_layer_indices_narrow_a_default_that_is_an_expression(tmp_path):
+    model = get_peft_model(build("bert"), HydraConfig(r=2, layers_to_transform=[1], init_weights=False)).eval()
+    assert model.targeted_module_names == ["bert.encoder.layer.1.output.dense"]
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(build("bert"), tmp_path).eval()
+    assert loaded.targeted_module_names == model.targeted_module_names
+    assert torch.equal(output(loaded, "bert"), output(model, "bert"))
+
+
 def test_pattern_values_are_validated_like_the_field():
     model = get_peft_model(build("mlp"), SketchConfig(target_modules=["0", "2"], rank_pattern={"2": 5}))
     assert [delta.A.shape[0] for delta in model.base_model.deltas()] == [3, 5]

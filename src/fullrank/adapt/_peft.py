@@ -8,6 +8,7 @@ from peft.tuners.tuners_utils import (
     BaseTunerLayer,
     _get_in_out_features,
     check_adapters_to_merge,
+    check_target_module_exists,
 )
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from peft.utils.peft_types import PeftType
@@ -25,6 +26,7 @@ __all__ = [
     "QuantizationBackend",
     "add_peft_type",
     "check_adapters_to_merge",
+    "check_target_module_exists",
     "get_pattern_key",
     "in_out_features",
     "resolve_quantization_backend",

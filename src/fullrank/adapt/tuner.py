@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
+from peft import PeftConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -16,6 +19,7 @@ from fullrank.adapt._peft import (
     AuxiliaryTrainingWrapper,
     BaseTuner,
     BaseTunerLayer,
+    check_target_module_exists,
     resolve_quantization_backend,
 )
 from fullrank.adapt.config import DeltaConfig
@@ -49,6 +53,15 @@ class DeltaModel(BaseTuner):
             for name, delta in module.deltas.items():
                 if adapter_name in (None, name):
                     yield cast(Delta, delta)
+
+    def _prepare_adapter_config(self, peft_config: DeltaConfig, model_config: dict[str, Any]) -> PeftConfig:  # pyright: ignore[reportIncompatibleMethodOverride]
+        by_default = peft_config.target_modules is None
+        config = cast(DeltaConfig, super()._prepare_adapter_config(peft_config, model_config))
+        if by_default and isinstance(config.target_modules, str) and config.layers_to_transform is not None:
+            # PEFT asks for no layer index where the targets are an expression.
+            names = [name for name, _ in self.model.named_modules() if re.fullmatch(config.target_modules, name)]
+            config.target_modules = {name for name in names if _has_index(config, name)}
+        return config
 
     def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -149,6 +162,11 @@ class DeltaModel(BaseTuner):
         # lin0.hydra_delta.default.par_A is saved as lin0.hydra_delta.par_A; transformers puts names back after the
         # first part that starts with the prefix, so this is the form that its own loader understands.
         return key.replace(f".{cls.prefix}delta.{adapter_name}.", f".{cls.prefix}delta.")
+
+
+def _has_index(config: DeltaConfig, name: str) -> bool:
+    """Whether the layer `name` belongs to the blocks of `layers_to_transform`."""
+    return bool(check_target_module_exists(replace(config, target_modules=[name.rpartition(".")[2]]), name))
 
 
 def _check_layer(target: nn.Module, name: str, config: DeltaConfig) -> None:
