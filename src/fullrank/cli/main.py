@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,9 @@ import typer
 
 from fullrank import __version__, papers
 from fullrank._files import write_text
-from fullrank.cli import tables
-from fullrank.cli.output import console, errors, print_json, progress_bar
+from fullrank.cli import adapting, tables
+from fullrank.cli.models import model_path
+from fullrank.cli.output import console, errors, print_json, progress_bar, read_seeds
 from fullrank.papers import Cancelled, Mode, RunInfo, Scale
 from fullrank.papers._plain import paper_details, paper_row, run_row
 
@@ -33,6 +35,9 @@ _MARK = ("<!-- papers:begin -->\n", "<!-- papers:end -->\n")
 
 def main() -> None:
     """Run the command. Exit codes: 0 done; 1 a check failed; 2 bad input; 130 stopped by Ctrl-C."""
+    warnings.showwarning = _show_warning
+    if not sys.warnoptions:  # what one library says to another is nothing for the user
+        warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort, Cancelled):
@@ -122,7 +127,7 @@ def run(
                 scale,
                 runs=runs,
                 device=device,
-                seeds=_seeds(seeds),
+                seeds=read_seeds(seeds) if seeds else None,
                 fresh=fresh,
                 on_start=started.append,
                 on_progress=move,
@@ -210,7 +215,7 @@ def analyze(
 
     def measure(source: str) -> spectra.Report:
         with progress_bar() as move:
-            path, name = _model(source)
+            path, name = model_path(source)
             return spectra.analyze(path, heads=heads, device=device, name=name, on_progress=move)
 
     report = measure(model)
@@ -223,6 +228,10 @@ def analyze(
     console.print(outcome.to_table())
     if not against:
         tables.print_totals(console, report)
+
+
+app.command()(adapting.adapt)
+app.command()(adapting.compare_adapters)
 
 
 @app.command()
@@ -261,22 +270,9 @@ def _readme(path: Path, check: bool) -> None:
     write_text(path, wanted)
 
 
-def _seeds(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--seeds {text}: whole numbers divided by commas are accepted, such as 0,1,2") from None
-
-
-def _model(source: str) -> tuple[str, str | None]:
-    """Path and name of a model; "minilm" is the encoder that comes with the search extra."""
-    from fullrank.data import bundled_encoder
-
-    if source == "minilm" and not Path(source).exists():
-        return str(bundled_encoder()), "all-MiniLM-L6-v2"
-    return source, None
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning in words, without the line of code that gave it."""
+    errors.print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""What the command prints: tables for people, JSON for programs, progress on the error stream."""
+"""What the verbs share: JSON for programs, progress on the error stream, and arguments of several numbers."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ VERDICT_STYLE = {"reproduced": "green", "not reproduced": "red", "not measured":
 def print_json(value: Any) -> None:
     """Strict JSON on the standard output, and nothing else."""
     print(to_json(value))
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """The numbers in "0,1,2".
+
+    Raises:
+        ValueError: it is written in another way.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--seeds {text}: whole numbers divided by commas are accepted, such as 0,1,2") from None
 
 
 @contextmanager
