@@ -10,15 +10,12 @@ from peft import get_peft_model
 
 from fullrank.adapt import HydraConfig, LamdaConfig, LocaConfig, LoLDUConfig, WaraConfig
 
-COMMON = {"target_modules": ["0", "2"], "init_weights": False}
-LOCA = {"n_frequency": 8, "init_locations": "distinct"}
+COMMON = {"target_modules": ["0"], "init_weights": False}
 CONFIGS = [
     HydraConfig(r=2, **COMMON),
-    WaraConfig(r=2, **COMMON),
     WaraConfig(r=2, wavelet="db2", **COMMON),
     LoLDUConfig(r=4, **COMMON),
-    LocaConfig(learn_location_steps=0, **LOCA, **COMMON),
-    LocaConfig(learn_location_steps=20, **LOCA, **COMMON),
+    LocaConfig(n_frequency=8, init_locations="distinct", learn_location_steps=20, **COMMON),
     LamdaConfig(r=4, **COMMON),
 ]
 

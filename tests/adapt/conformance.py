@@ -17,6 +17,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from .models import TARGETS, build, inputs, output
 
@@ -365,6 +366,15 @@ class Conformance:
         first, second = (tmp_path / run / "adapter_model.safetensors" for run in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
         assert "library_name: peft" in (tmp_path / "first" / "README.md").read_text()
+
+    def test_loading_with_the_base_model(self, tmp_path):
+        build("llama").save_pretrained(tmp_path / "base")
+        base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        config = self.config(target_modules=TARGETS["llama"], init_weights=False, task_type="CAUSAL_LM")
+        model = get_peft_model(base, config).eval()
+        model.save_pretrained(tmp_path / "adapter")
+        again = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+        assert torch.equal(output(again, "llama"), output(model, "llama"))
 
     def test_saving_as_pickle(self, tmp_path):
         model = self.adapted()
