@@ -14,6 +14,7 @@ from fullrank.hub import Settings, jobs
 from fullrank.hub.jobs import Jobs, TooMany
 from fullrank.hub.store import Job, JobState, Store
 
+SMOKE, QUICK = {"scale": "smoke"}, {"scale": "quick"}
 _WORKER = """
 import json, os, sys, threading, time
 folder = sys.argv[1]
@@ -64,27 +65,27 @@ def _working(hub: Jobs, job: Job) -> int:
 
 
 def test_jobs_finish_one_after_the_other(hub: Jobs) -> None:
-    first, second = hub.submit("run", "short", "Short", "smoke"), hub.submit("analysis", "short", "Short")
+    first, second = hub.submit("run", "short", "Short", SMOKE), hub.submit("analysis", "short", "Short")
     assert _reaches(hub, second, "finished").ended >= _reaches(hub, first, "finished").ended
     assert hub.progress(hub.store.job(first.id)).text == "half"
 
 
 def test_the_same_job_is_not_asked_for_twice(hub: Jobs) -> None:
-    assert hub.submit("run", "long", "Long", "smoke").id == hub.submit("run", "long", "Long", "smoke").id
-    assert hub.submit("run", "long", "Long", "quick").id != hub.submit("run", "long", "Long", "smoke").id
+    assert hub.submit("run", "long", "Long", SMOKE).id == hub.submit("run", "long", "Long", SMOKE).id
+    assert hub.submit("run", "long", "Long", QUICK).id != hub.submit("run", "long", "Long", SMOKE).id
 
 
 def test_too_many_are_refused(hub: Jobs) -> None:
-    running = hub.submit("run", "long", "Long", "smoke")
+    running = hub.submit("run", "long", "Long", SMOKE)
     _reaches(hub, running, "running")
-    hub.submit("run", "a", "A", "smoke")
-    hub.submit("run", "b", "B", "smoke")
+    hub.submit("run", "a", "A", SMOKE)
+    hub.submit("run", "b", "B", SMOKE)
     with pytest.raises(TooMany, match="2 jobs wait"):
-        hub.submit("run", "c", "C", "smoke")
+        hub.submit("run", "c", "C", SMOKE)
 
 
 def test_a_running_and_a_waiting_job_can_be_cancelled(hub: Jobs) -> None:
-    running, waiting = hub.submit("run", "long", "Long", "smoke"), hub.submit("run", "next", "Next", "smoke")
+    running, waiting = hub.submit("run", "long", "Long", SMOKE), hub.submit("run", "next", "Next", SMOKE)
     _working(hub, running)
     hub.cancel(waiting.id)
     assert hub.store.job(waiting.id).state == "cancelled"
@@ -94,17 +95,17 @@ def test_a_running_and_a_waiting_job_can_be_cancelled(hub: Jobs) -> None:
 
 
 def test_a_failure_says_why(hub: Jobs) -> None:
-    assert _reaches(hub, hub.submit("run", "fails", "Fails", "smoke"), "failed").reason == "no room on the disk"
+    assert _reaches(hub, hub.submit("run", "fails", "Fails", SMOKE), "failed").reason == "no room on the disk"
 
 
 def test_a_killed_worker_is_interrupted(hub: Jobs) -> None:
-    job = hub.submit("run", "long", "Long", "smoke")
+    job = hub.submit("run", "long", "Long", SMOKE)
     os.kill(_working(hub, job), signal.SIGKILL)
     assert "code -9" in _reaches(hub, job, "interrupted").reason
 
 
 def test_workers_end_with_the_hub(hub: Jobs) -> None:
-    job = hub.submit("run", "long", "Long", "smoke")
+    job = hub.submit("run", "long", "Long", SMOKE)
     pid = _working(hub, job)
     worker = hub._workers[job.id]
     assert worker.stdin is not None

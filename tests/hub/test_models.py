@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fullrank.hub.models import NotAllowed, bundled_model, choose, models_in
+from fullrank.hub.allowed import NotAllowed
+from fullrank.hub.models import bundled_model, choose, models_in
 
 
 def test_models_below_an_allowed_folder_are_offered(models: Path) -> None:

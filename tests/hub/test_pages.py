@@ -40,7 +40,7 @@ class _Page(HTMLParser):
             self.problems.append("a picture without words")
         if tag == "label" and named.get("for"):
             self.labels.add(str(named["for"]))
-        if tag == "input" and named.get("type") not in ("hidden", "radio"):
+        if tag == "input" and named.get("type") not in ("hidden", "radio", "checkbox"):
             self.fields.append(named)
         if tag == "a" and str(named.get("href", "")).startswith("/"):
             self.links.add(str(named["href"]).partition("#")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -81,6 +82,21 @@ class AdapterComparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in the JSON file."""
         return asdict(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AdapterComparison:
+        """Read the JSON file of a comparison.
+
+        Raises:
+            ValueError: it was written by a newer version, or is none.
+        """
+        content = json.loads(Path(path).read_text())
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError(
+                f"{path} is no comparison of adapters of layout {SCHEMA}: compare again, or update fullrank"
+            )
+        methods = tuple(ComparedMethod(**row | {"quality": tuple(row["quality"])}) for row in content["methods"])
+        return cls(**content | {"seeds": tuple(content["seeds"]), "methods": methods})
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One flat row a method, for CSV, Parquet and data frames."""

@@ -225,6 +225,8 @@ _READERS: dict[str, Callable[[Path], list[Record]]] = {
     ".parquet": _parquet,
     ".txt": lambda path: _blocks(path.read_text(encoding="utf-8")),
 }
+#: Suffixes of the files that can be read.
+SUFFIXES: tuple[str, ...] = tuple(_READERS)
 
 
 def _task_of(records: Sequence[Record], source: str) -> Task:

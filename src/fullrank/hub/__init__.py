@@ -1,4 +1,4 @@
-"""The web application: find a paper, run it, see claim beside measurement, analyze a model."""
+"""The web application: find a paper, run it, see claim beside measurement, analyze or adapt a model."""
 
 from fullrank._optional import require
 

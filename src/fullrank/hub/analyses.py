@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,13 +9,12 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from markupsafe import Markup
 
-from fullrank.hub.jobs import Jobs
+from fullrank.hub.downloads import download
 from fullrank.hub.models import bundled_model, choose, models_in
 from fullrank.hub.rendering import respond
 from fullrank.hub.store import Job
 
 router = APIRouter()
-_TYPES = {"html": "text/html", "csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 
 
 @router.get("/analyze")
@@ -45,8 +43,8 @@ def analysis(request: Request, id: int) -> Response:
     """The report of an analysis."""
     from fullrank.spectra import Report  # brings torch
 
-    job, file = _finished(request, id)
-    report = Report.load(file)
+    job, folder = _finished(request, id)
+    report = Report.load(folder / "report.json")
     return respond(
         request,
         "analysis.html",
@@ -56,21 +54,14 @@ def analysis(request: Request, id: int) -> Response:
 
 
 @router.get("/analyses/{id}/report.{format}")
-def download(request: Request, id: int, format: Literal["html", "csv", "parquet"]) -> Response:
+def report_file(request: Request, id: int, format: Literal["html", "csv", "parquet"]) -> Response:
     """The report as a file."""
     from fullrank.spectra import Report  # brings torch
 
-    job, file = _finished(request, id)
-    with tempfile.TemporaryDirectory() as folder:
-        content = Report.load(file).save(Path(folder) / f"report.{format}").read_bytes()
-    name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in Path(job.title).name)
-    headers = {"Content-Disposition": f'attachment; filename="rank-report-{name}.{format}"'}
-    return Response(content, media_type=_TYPES[format], headers=headers)
+    job, folder = _finished(request, id)
+    report = Report.load(folder / "report.json")
+    return download(report, f"rank-report-{Path(job.title).name}.{format}")
 
 
 def _finished(request: Request, id: int) -> tuple[Job, Path]:
-    jobs: Jobs = request.app.state.jobs
-    job = jobs.store.job(id)
-    if job.kind != "analysis" or job.state != "finished":
-        raise LookupError(f"job {id} is no finished analysis")
-    return job, jobs.folder(job) / "report.json"
+    return request.app.state.jobs.finished(id, "analysis")

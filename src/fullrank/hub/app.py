@@ -14,9 +14,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fullrank import papers
 from fullrank._optional import MissingExtra
-from fullrank.hub import analyses, feed, runs
+from fullrank.hub import adaptations, adapter_comparisons, analyses, feed, runs
+from fullrank.hub.allowed import NotAllowed
 from fullrank.hub.jobs import Jobs, TooMany
-from fullrank.hub.models import NotAllowed
 from fullrank.hub.rendering import respond
 from fullrank.hub.security import JsonTwin, SameOrigin
 from fullrank.hub.settings import Settings
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.store = store
     app.state.jobs = Jobs(settings, store)
-    for room in (feed, runs, analyses):
+    for room in (feed, runs, analyses, adaptations, adapter_comparisons):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(packages=[("fullrank.hub", "static")]), name="static")
     for kind, status in _STATUS.items():

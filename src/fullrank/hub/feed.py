@@ -7,6 +7,8 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 
 from fullrank import papers
+from fullrank.hub.adapter_choices import ADAPTER_PAPERS
+from fullrank.hub.downloads import drawing
 from fullrank.hub.rendering import respond
 from fullrank.hub.store import Store
 from fullrank.papers import SCALES, Mode, Paper, PaperHit, Result, Scale
@@ -53,7 +55,15 @@ def paper(request: Request, slug: str, scale: Scale | None = None) -> Response:
         "runs": [run_row(info) for info in runs],
         "jobs": [vars(job) for job in store.jobs("run", ("waiting", "running")) if job.subject == paper.slug],
     }
-    return respond(request, "paper.html", data, built=paper.built, kept=list(kept), scales=SCALES[:2])
+    return respond(
+        request,
+        "paper.html",
+        data,
+        built=paper.built,
+        kept=list(kept),
+        scales=SCALES[:2],
+        adapts=paper.slug in ADAPTER_PAPERS,
+    )
 
 
 @router.get("/papers/{slug}/results/{scale}/figures/{name}.svg")
@@ -71,8 +81,7 @@ def svg(result: Result | None, folder: Any, name: str) -> Response:
     """
     if result is None or name not in result.figures:
         raise LookupError(f"there is no figure {name!r} here")
-    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
-    return Response((folder / result.figures[name]).read_bytes(), media_type="image/svg+xml", headers=headers)
+    return drawing((folder / result.figures[name]).read_bytes())
 
 
 def _entry(paper: Paper) -> dict[str, Any]:

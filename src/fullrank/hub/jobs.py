@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ class Jobs:
                 self.store.move(id, "interrupted")
             self._workers.clear()
 
-    def submit(self, kind: Kind, subject: str, title: str, scale: str = "") -> Job:
+    def submit(self, kind: Kind, subject: str, title: str, options: Mapping[str, Any] | None = None) -> Job:
         """Ask for a job; one that waits or runs already is not asked for twice.
+
+        Args:
+            kind, subject, title, options: as in `Job`.
 
         Raises:
             TooMany: too many wait.
@@ -77,11 +81,11 @@ class Jobs:
         with self._lock:
             active = self.store.jobs(states=("waiting", "running"))
             for job in active:
-                if (job.kind, job.subject, job.scale) == (kind, subject, scale):
+                if (job.kind, job.subject, job.options) == (kind, subject, dict(options or {})):
                     return job
             if sum(job.state == "waiting" for job in active) >= self.settings.waiting:
                 raise TooMany(f"{self.settings.waiting} jobs wait already; try again when some are done")
-            return self.store.add(kind, subject, title, scale)
+            return self.store.add(kind, subject, title, options)
 
     def cancel(self, id: int) -> Job:
         """Stop a job; one that is over stays as it is.
@@ -96,6 +100,17 @@ class Jobs:
             if worker := self._workers.get(id):
                 worker.send_signal(signal.SIGINT)
         return self.store.job(id)
+
+    def finished(self, id: int, kind: Kind) -> tuple[Job, Path]:
+        """A job that is done, and its files.
+
+        Raises:
+            LookupError: there is no such job, it is of another kind, or it is not finished.
+        """
+        job = self.store.job(id)
+        if job.kind != kind or job.state != "finished":
+            raise LookupError(f"job {id} is no finished {kind}")
+        return job, self.folder(job)
 
     def progress(self, job: Job) -> Progress:
         """How far a job is."""
@@ -141,7 +156,7 @@ class Jobs:
         folder = self.folder(job)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            asked = {"kind": job.kind, "subject": job.subject, "title": job.title, "scale": job.scale}
+            asked = {"kind": job.kind, "subject": job.subject, "title": job.title, "options": job.options}
             write_json(folder / "job.json", asked | {"runs": str(self.settings.runs.resolve())})
             with (folder / "worker.log").open("wb") as log:
                 worker = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Which models a visitor may analyze."""
+"""Which models a visitor may analyze or adapt."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fullrank.data import bundled_encoder
+from fullrank.hub.allowed import allowed_path
 
 _DEPTH = 3  # folders below an allowed one where models are looked for
 _SHOWN = 200
 _BUNDLED = "all-MiniLM-L6-v2"
 
 
-class NotAllowed(PermissionError):
-    """The path is outside the folders that the operator allows."""
-
-
 @dataclass(frozen=True)
 class Model:
-    """A model that may be analyzed.
+    """A model that may be read.
 
     Attributes:
         name: what people read, and what the form sends.
@@ -66,22 +63,22 @@ def choose(name: str, folders: tuple[Path, ...]) -> Model:
         raise ValueError("no model is named; choose one, or type the path of one")
     if name == _BUNDLED:
         return bundled_model()
-    if "\0" in name:
-        raise ValueError("a path holds no zero byte")
-    for folder in folders:
-        path = (folder / name).resolve()  # an absolute name replaces the folder
-        if path.is_relative_to(folder.resolve()):
-            if not path.exists():
-                continue
-            _require_files_inside(path, folders)
-            return Model(name, path)
-    allowed = ", ".join(str(folder) for folder in folders) or "none so far"
-    if any(_inside((folder / name).resolve(), folders) for folder in folders):
-        raise FileNotFoundError(f"{name} is not there; folders that may be read: {allowed}")
-    raise NotAllowed(
-        f"{name} is outside the folders that this hub may read ({allowed}); "
-        "its operator allows one with fullrank serve --models FOLDER"
-    )
+    return Model(name, allowed_path(name, folders))
+
+
+def choose_to_train(name: str, folders: tuple[Path, ...]) -> Model:
+    """The model that a visitor names, if it is a folder that can be trained from.
+
+    Raises:
+        NotAllowed, ValueError, FileNotFoundError: as `choose`; no folder with config.json and safetensors.
+    """
+    model = choose(name, folders)
+    if not (model.path / "config.json").is_file() or not any(model.path.glob("*.safetensors")):
+        raise ValueError(
+            f"{name.strip()} is no Hugging Face folder: one with config.json, weights as safetensors and a tokenizer "
+            "is needed"
+        )
+    return model
 
 
 def _models_below(folder: Path, depth: int) -> Iterator[Path]:
@@ -98,15 +95,3 @@ def _models_below(folder: Path, depth: int) -> Iterator[Path]:
         for entry in entries:
             if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
                 yield from _models_below(entry, depth - 1)
-
-
-def _require_files_inside(path: Path, folders: tuple[Path, ...]) -> None:
-    """A folder may hold links; what they point to is allowed or refused by where it is."""
-    files = path.iterdir() if path.is_dir() else [path]
-    for file in files:
-        if file.is_symlink() and not _inside(file.resolve(), folders):
-            raise NotAllowed(f"{file.name} in {path.name} is a link to outside the folders that this hub may read")
-
-
-def _inside(path: Path, folders: tuple[Path, ...]) -> bool:
-    return any(path.is_relative_to(folder.resolve()) for folder in folders)

@@ -6,6 +6,7 @@ from datetime import date, datetime
 from functools import cache
 from hashlib import sha256
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 from fastapi import Request, Response
@@ -52,6 +53,26 @@ def duration(seconds: float) -> str:
     return f"{whole} s" if whole >= 10 else f"{seconds:.1f} s"
 
 
+def milliseconds(seconds: float) -> str:
+    """0.0312 -> 31 ms"""
+    return f"{1000 * seconds:,.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.1f} ms"
+
+
+def mebibytes(count: int) -> str:
+    """3500000 -> 3.3 MiB"""
+    return f"{count / 2**20:,.0f} MiB" if count >= 100 * 2**20 else f"{count / 2**20:.2g} MiB"
+
+
+def file_name(path: str) -> str:
+    """/models/reviews.tsv -> reviews.tsv"""
+    return PurePath(path).name
+
+
+def grouped(count: int) -> str:
+    """22713216 -> 22,713,216"""
+    return f"{count:,}"
+
+
 def marked(passage: str) -> Markup:
     """A passage whose matching words stand between U+0002 and U+0003, as HTML."""
     return Markup(str(escape(passage)).replace("\x02", "<mark>").replace("\x03", "</mark>"))
@@ -75,6 +96,11 @@ def _environment() -> Environment:
         "date": readable_date,
         "time": readable_time,
         "duration": duration,
+        "milliseconds": milliseconds,
+        "mebibytes": mebibytes,
+        "grouped": grouped,
+        "file_name": file_name,
+        "json": lambda value: to_json(value, None),
         "marked": marked,
         "readable": readable,
     }

@@ -14,12 +14,13 @@ from fullrank import papers
 from fullrank.hub.feed import svg
 from fullrank.hub.jobs import Jobs
 from fullrank.hub.rendering import respond
-from fullrank.hub.store import Job
+from fullrank.hub.store import Job, Kind
 from fullrank.papers import RunInfo, Scale
 from fullrank.papers._plain import run_row
 
 router = APIRouter()
 _LOOK = 0.25  # seconds between two events
+_FOUND: dict[Kind, str] = {"analysis": "/analyses", "adaptation": "/adaptations", "comparison": "/comparisons"}
 
 
 @router.post("/papers/{slug}/runs")
@@ -27,7 +28,7 @@ def start(request: Request, slug: str, scale: Annotated[Scale, Form()]) -> Respo
     """Run a paper, or go on with a run of it that stopped."""
     paper = papers.find(slug)
     paper.run_study  # noqa: B018 - refuses a paper that is not built
-    job = _jobs(request).submit("run", paper.slug, paper.title, scale)
+    job = _jobs(request).submit("run", paper.slug, paper.title, {"scale": scale})
     return RedirectResponse(f"/jobs/{job.id}", 303)
 
 
@@ -65,11 +66,11 @@ def figure(request: Request, slug: str, run: str, name: str) -> Response:
 
 @router.get("/jobs/{id}")
 def job(request: Request, id: int) -> Response:
-    """Where a job stands; of an analysis that is done, its report."""
+    """Where a job stands; of one that is done and has a page for what it found, that page."""
     jobs = _jobs(request)
     found = jobs.store.job(id)
-    if found.kind == "analysis" and found.state == "finished":
-        return RedirectResponse(f"/analyses/{id}" + (".json" if request.state.json else ""), 303)
+    if found.state == "finished" and found.kind in _FOUND:
+        return RedirectResponse(f"{_FOUND[found.kind]}/{id}" + (".json" if request.state.json else ""), 303)
     return respond(request, "job.html", _standing(jobs, found))
 
 

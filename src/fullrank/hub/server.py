@@ -36,7 +36,7 @@ def serve(host: str, port: int, *, runs: Path, models: tuple[Path, ...] = ()) ->
         host: address to listen on; anything but this machine's own lets others run papers here.
         port: 0 takes a free one.
         runs: folder of runs.
-        models: folders whose models visitors may analyze by path.
+        models: folders whose models and data visitors may name by path.
 
     Raises:
         OSError: the port is in use or not allowed, or there is no such address.

@@ -12,7 +12,7 @@ class Settings:
 
     Attributes:
         runs: folder of runs; the hub keeps its own files in `.hub` inside it.
-        models: folders whose models visitors may analyze by path.
+        models: folders whose models and data visitors may name by path.
         hosts: host names the hub answers to; others are refused, so that a foreign page cannot reach it by a name that
             it points here.
         workers: jobs that run at once; the others wait.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,11 +14,12 @@ from typing import Any, Literal
 
 from fullrank.papers import Paper
 
-Kind = Literal["run", "analysis"]
+Kind = Literal["run", "analysis", "adaptation", "comparison"]
 JobState = Literal["waiting", "running", "finished", "failed", "cancelled", "interrupted"]
 
-_LAYOUT = 1
-_TABLES = """
+# What leads from every layout of the database to the next; an empty file has layout 0.
+_LAYOUTS = (
+    """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL,
@@ -31,7 +33,13 @@ CREATE TABLE IF NOT EXISTS jobs (
     ended TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
-"""
+""",
+    """
+ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
+UPDATE jobs SET options = json_object('scale', scale) WHERE kind = 'run';
+ALTER TABLE jobs DROP COLUMN scale;
+""",
+)
 _PAPERS = """
 DROP TABLE IF EXISTS papers;
 CREATE VIRTUAL TABLE papers USING fts5 (slug UNINDEXED, title, summary, topics, claims, tokenize = 'porter unicode61');
@@ -45,10 +53,11 @@ class Job:
 
     Attributes:
         id: its number.
-        kind: "run" (a paper's study) or "analysis" (of a model).
+        kind: "run" (a paper's study), "analysis" (of a model), "adaptation" (of a model to data) or "comparison" (of
+            adapter methods).
         subject: slug of the paper, or path of the model.
-        title: what people read.
-        scale: of a run; empty otherwise.
+        title: what people read: of the paper, or the model.
+        options: what else was asked for, as plain data: the scale of a run, the data and method of an adaptation.
         state: where it stands.
         reason: why it failed; empty otherwise.
         run: name of the run's folder, once it has one.
@@ -59,7 +68,7 @@ class Job:
     kind: Kind
     subject: str
     title: str
-    scale: str
+    options: dict[str, Any]
     state: JobState
     reason: str
     run: str
@@ -100,14 +109,14 @@ class Store:
         try:
             with self._connection() as connection:
                 layout = connection.execute("PRAGMA user_version").fetchone()[0]
-                if layout > _LAYOUT:
+                if layout > len(_LAYOUTS):
                     raise ValueError(
-                        f"{file} was made by a newer Fullrank (layout {layout}; this one reads up to {_LAYOUT}): "
+                        f"{file} was made by a newer Fullrank (layout {layout}; this one reads up to {len(_LAYOUTS)}): "
                         "pip install --upgrade fullrank, or give --runs another folder"
                     )
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_TABLES)
-                connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+                for number, script in enumerate(_LAYOUTS[layout:], layout + 1):  # each whole or not at all
+                    connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT")
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{file} cannot be used as the hub's database ({error}); move it away") from error
 
@@ -146,12 +155,12 @@ class Store:
             )
             return [TextHit(row["slug"], row["score"], row["passage"]) for row in rows]
 
-    def add(self, kind: Kind, subject: str, title: str, scale: str = "") -> Job:
-        """A new job, waiting."""
+    def add(self, kind: Kind, subject: str, title: str, options: Mapping[str, Any] | None = None) -> Job:
+        """A new job, waiting; its options are data that JSON knows."""
         with self._connection() as connection:
             cursor = connection.execute(
-                "INSERT INTO jobs (kind, subject, title, scale, state, created) VALUES (?, ?, ?, ?, 'waiting', ?)",
-                (kind, subject, title, scale, _now()),
+                "INSERT INTO jobs (kind, subject, title, options, state, created) VALUES (?, ?, ?, ?, 'waiting', ?)",
+                (kind, subject, title, json.dumps(dict(options or {})), _now()),
             )
             number = cursor.lastrowid
         assert number is not None  # sqlite gives every inserted row one
@@ -197,7 +206,8 @@ class Store:
 
     def _jobs(self, clause: str, *values: Any) -> list[Job]:
         with self._connection() as connection:
-            return [Job(**dict(row)) for row in connection.execute(f"SELECT * FROM jobs {clause}", values)]
+            rows = connection.execute(f"SELECT * FROM jobs {clause}", values)
+            return [Job(**dict(row) | {"options": json.loads(row["options"])}) for row in rows]
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

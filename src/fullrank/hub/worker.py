@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fullrank import papers
 from fullrank._files import write_json
+from fullrank.hub.store import Kind
 
 CANCELLED, FAILED, ORPHANED = 130, 1, 74
 _EVERY = 0.2  # seconds between two reports
@@ -50,7 +55,7 @@ def main() -> None:
     progress = Progress(folder / "state.json")
     job = json.loads((folder / "job.json").read_text())
     try:
-        _run(job, progress) if job["kind"] == "run" else _analyze(job, progress, folder)
+        _WORK[job["kind"]](job, progress, folder)
     except (KeyboardInterrupt, papers.Cancelled):
         sys.exit(CANCELLED)
     except Exception as error:
@@ -58,10 +63,10 @@ def main() -> None:
         raise
 
 
-def _run(job: dict[str, Any], progress: Progress) -> None:
+def _run(job: dict[str, Any], progress: Progress, folder: Path) -> None:
     papers.run(
         job["subject"],
-        job["scale"],
+        job["options"]["scale"],
         runs=Path(job["runs"]),
         on_start=lambda info: progress.note(run=info.run),
         on_progress=progress.move,
@@ -73,6 +78,54 @@ def _analyze(job: dict[str, Any], progress: Progress, folder: Path) -> None:
 
     report = analyze(job["subject"], name=job["title"], on_progress=progress.move)
     report.save(folder / "report.json")
+
+
+def _adapt(job: dict[str, Any], progress: Progress, folder: Path) -> None:
+    from fullrank.adapt import TrainingSettings, adapter_method, fine_tune  # brings torch
+
+    options = job["options"]
+    method = adapter_method(options["method"])
+    tuned = fine_tune(
+        job["subject"],
+        options["data"],
+        method.name,
+        rank=options["size"],
+        budget=options["budget"],
+        settings=TrainingSettings(epochs=options["epochs"], learning_rate=method.learning_rate),
+        limit=options["examples"],
+        on_progress=progress.move,
+    )
+    with tempfile.TemporaryDirectory() as saved:
+        adapter = tuned.save(Path(saved) / "adapter")
+        shutil.make_archive(str(folder / "adapter"), "zip", adapter.parent, adapter.name)
+        shutil.copy(adapter / "report.json", folder)
+
+
+def _compare(job: dict[str, Any], progress: Progress, folder: Path) -> None:
+    from fullrank.adapt import TrainingSettings, compare_adapters  # brings torch
+
+    options = job["options"]
+    comparison = compare_adapters(
+        job["subject"],
+        options["data"],
+        options["methods"],
+        options["budget"],
+        seeds=range(options["seeds"]),
+        settings=TrainingSettings(epochs=options["epochs"]),
+        limit=options["examples"],
+        on_progress=progress.move,
+    )
+    comparison = replace(comparison, model=job["title"], data=Path(options["data"]).name)
+    for suffix in (".json", ".svg"):
+        comparison.save(folder / f"comparison{suffix}")
+
+
+_WORK: dict[Kind, Callable[[dict[str, Any], Progress, Path], None]] = {
+    "run": _run,
+    "analysis": _analyze,
+    "adaptation": _adapt,
+    "comparison": _compare,
+}
 
 
 def _end_with_the_hub() -> None:

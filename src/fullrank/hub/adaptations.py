@@ -1,0 +1,129 @@
+"""Adapt a model: choose one, data and a method; follow; read the report, take the adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import RedirectResponse
+
+from fullrank.hub.adapter_choices import (
+    ADAPTER_PAPERS,
+    PROPOSED,
+    Budget,
+    Epochs,
+    Examples,
+    Size,
+    choices,
+    choose_data,
+    choose_method,
+)
+from fullrank.hub.downloads import download
+from fullrank.hub.models import choose_to_train
+from fullrank.hub.rendering import respond
+from fullrank.hub.store import Job
+
+if TYPE_CHECKING:
+    from fullrank.adapt import AdaptReport
+
+router = APIRouter()
+
+
+@router.get("/adapt")
+def adapt(request: Request, method: str = PROPOSED["method"]) -> Response:
+    """Models, data and methods to choose from, and the adaptations so far."""
+    chosen = choose_method(method).name
+    jobs = request.app.state.store.jobs("adaptation", count=30)
+    data = choices(request) | {"adaptations": [vars(job) for job in jobs]}
+    return respond(request, "adapt.html", data, chosen=chosen)
+
+
+@router.post("/adaptations")
+def start(
+    request: Request,
+    model: Annotated[str, Form()] = "",
+    path: Annotated[str, Form()] = "",
+    data: Annotated[str, Form()] = "",
+    file: Annotated[str, Form()] = "",
+    method: Annotated[str, Form()] = PROPOSED["method"],
+    size: Size = None,
+    budget: Budget | None = None,
+    examples: Examples = PROPOSED["examples"],
+    epochs: Epochs = PROPOSED["epochs"],
+) -> Response:
+    """Adapt a model; a path that is typed goes before what is chosen."""
+    if size is not None and budget is not None:
+        raise ValueError(f"size {size} and budget {budget} are both given; give one of them, or none")
+    folders = request.app.state.settings.models
+    chosen = choose_to_train(path or model, folders)
+    options = {
+        "data": choose_data(file or data, folders),
+        "method": choose_method(method).name,
+        "size": size,
+        "budget": budget,
+        "examples": examples,
+        "epochs": epochs,
+    }
+    job = request.app.state.jobs.submit("adaptation", str(chosen.path), chosen.name, options)
+    return RedirectResponse(f"/jobs/{job.id}", 303)
+
+
+@router.get("/adaptations/{id}")
+def adaptation(request: Request, id: int) -> Response:
+    """What an adaptation did."""
+    job, report, folder = _finished(request, id)
+    return respond(
+        request,
+        "adaptation.html",
+        vars(job) | {"report": report.to_dict()},
+        code=loading_code(report),
+        archive=(folder / "adapter.zip").stat().st_size,
+        paper=report.method if report.method in ADAPTER_PAPERS else "",
+    )
+
+
+@router.get("/adaptations/{id}/adapter.zip")
+def adapter(request: Request, id: int) -> Response:
+    """The adapter as PEFT keeps it, with its tokenizer and report."""
+    job, _, folder = _finished(request, id)
+    return download((folder / "adapter.zip").read_bytes(), f"{_name(job)}.zip")
+
+
+@router.get("/adaptations/{id}/report")  # its JSON twin: report.json
+def report_file(request: Request, id: int) -> Response:
+    """The report as a file."""
+    job, _, folder = _finished(request, id)
+    return download((folder / "report.json").read_bytes(), f"{_name(job)}-report.json")
+
+
+def loading_code(report: AdaptReport) -> str:
+    """Python that loads the adapter of a report from the folder `adapter`."""
+    language = report.task == "causal-lm"
+    auto = "AutoModelForCausalLM" if language else "AutoModelForSequenceClassification"
+    labels = ", ".join(f"{number}: {str(label)!r}" for number, label in enumerate(report.labels))
+    head = "" if language else f", id2label={{{labels}}}" if labels else ", num_labels=1"
+    ours = ["import fullrank.adapt  # makes its methods known to PEFT"] if report.method in ADAPTER_PAPERS else []
+    lines = [
+        *ours,
+        "from peft import PeftModel",
+        f"from transformers import {auto}, AutoTokenizer",
+        "",
+        f"base = {auto}.from_pretrained(",
+        f"    {report.model!r}{head}",
+        ")",
+        'model = PeftModel.from_pretrained(base, "adapter").eval()',
+        'tokenizer = AutoTokenizer.from_pretrained("adapter")',
+    ]
+    return "\n".join(lines)
+
+
+def _finished(request: Request, id: int) -> tuple[Job, AdaptReport, Path]:
+    from fullrank.adapt import AdaptReport  # brings torch
+
+    job, folder = request.app.state.jobs.finished(id, "adaptation")
+    return job, AdaptReport.load(folder / "report.json"), folder
+
+
+def _name(job: Job) -> str:
+    return f"{Path(job.title).name}-{job.options['method']}-{Path(job.options['data']).stem}"
