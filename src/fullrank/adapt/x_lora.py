@@ -245,7 +245,7 @@ class XLoraModel(ScalingControls, PeftModel):
             save_directory: folder, made where it is missing.
             save_experts: "copy" writes them into the folder; "reference" writes down where they were loaded from.
             state_dict: the whole model's state, where it has been gathered from several processes.
-            kwargs: what transformers' trainer passes to every model; no further option has an effect.
+            kwargs: `is_main_process=False` writes nothing; other options of PEFT's have no effect.
 
         Raises:
             ValueError: a reference to experts that were trained here, or that were never loaded from a file.
@@ -255,11 +255,12 @@ class XLoraModel(ScalingControls, PeftModel):
             raise ValueError(f"save_experts={save_experts!r}: use 'copy' or 'reference'")
         if save_experts == "reference":
             self._check_referable(adapters)
-        else:
-            adapters = {name: write_expert(self, name, folder, state_dict) for name in adapters}
-        gate = self.gate.state_dict()
-        if state_dict is not None:
-            gate = {name: state_dict[f"gate.{name}"] for name in gate}
+        if not kwargs.get("is_main_process", True):
+            return
+        state = self.state_dict() if state_dict is None else state_dict
+        if save_experts == "copy":
+            adapters = {name: write_expert(self.peft_config[name], name, folder, state) for name in adapters}
+        gate = {name: state[f"gate.{name}"] for name in self.gate.state_dict()}
         base = str(self.get_base_model().name_or_path) or None
         write_gate(folder, replace(self.gate_config, adapters=adapters), gate, self.layer_names, base)
 

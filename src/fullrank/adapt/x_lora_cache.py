@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
 
@@ -30,7 +30,7 @@ class XLoraCache(DynamicCache):
         getattr(super(), method)(*args)
         getattr(self.scaling_pass, method)(*args)
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams of a search, in both passes."""
         self._both("reorder_cache", beam_idx)
 
@@ -42,7 +42,7 @@ class XLoraCache(DynamicCache):
         """Repeat every sequence, in both passes."""
         self._both("batch_repeat_interleave", repeats)
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
+    def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some sequences, in both passes."""
         self._both("batch_select_indices", indices)
 

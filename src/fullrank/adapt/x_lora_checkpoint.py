@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from peft import PeftModel
-from peft.utils import get_peft_model_state_dict
+from peft import PeftConfig
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fullrank._files import write_bytes, write_json
+from fullrank.adapt.x_lora_experts import expert_key
 from fullrank.adapt.x_lora_gate import XLoraGateConfig, hidden_names
 
 CONFIG = "xlora_gate_config.json"
@@ -57,13 +57,18 @@ def write_gate(
     )
 
 
-def write_expert(model: PeftModel, name: str, folder: Path, state: Mapping[str, Any] | None = None) -> str:
-    """Write an expert as PEFT does, and return where, relative to the checkpoint's folder."""
+def write_expert(config: PeftConfig, name: str, folder: Path, state: Mapping[str, Tensor]) -> str:
+    """Write an expert as PEFT does, and return where, relative to the checkpoint's folder.
+
+    PEFT's own selection by name drops weights where another adapter's name is a part of their path, such as "0".
+    """
     place = f"experts/{quote(name, safe='')}"
-    weights = get_peft_model_state_dict(model, state_dict=state, adapter_name=name)
-    content = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-    write_bytes(folder / place / WEIGHTS, save(content, metadata={"format": "pt"}))
-    model.peft_config[name].save_pretrained(str(folder / place))
+    own = expert_key(name)
+    weights = {
+        own.sub(r"\1\2", key): tensor.detach().cpu().contiguous() for key, tensor in state.items() if own.search(key)
+    }
+    write_bytes(folder / place / WEIGHTS, save(weights, metadata={"format": "pt"}))
+    config.save_pretrained(str(folder / place))
     return place
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -59,11 +60,18 @@ def load_expert(model: PeftModel, name: str, path: str | os.PathLike) -> None:
     """Read an expert's weights into the model, adding the adapter where it is not there yet."""
     device = str(next(model.parameters()).device)
     result = PeftModel.load_adapter(model, path, name, torch_device=device)
-    if result.missing_keys or result.unexpected_keys:
+    # PEFT lists every key that the name occurs in, and "1" occurs in "layers.1".
+    missing = [key for key in result.missing_keys if expert_key(name).search(key)]
+    if missing or result.unexpected_keys:
         raise ValueError(
-            f"{len(result.missing_keys)} weights are missing in {str(path)!r} and {len(result.unexpected_keys)} have "
-            f"no place, such as {next(iter(result.missing_keys + result.unexpected_keys))!r}"
+            f"{len(missing)} weights are missing in {str(path)!r}, {len(result.unexpected_keys)} have no place, "
+            f"such as {(missing + result.unexpected_keys)[0]!r}"
         )
+
+
+def expert_key(name: str) -> re.Pattern[str]:
+    """Keys of an expert's weights in a model's state; without the name they are group 1 and group 2."""
+    return re.compile(rf"(\.lora_(?:embedding_)?[AB])\.{re.escape(name)}(\.weight)?$")
 
 
 def check_experts(model: PeftModel, names: Sequence[str]) -> None:

@@ -74,11 +74,14 @@ def embeddings_carry(
     def carry(embeddings: Tensor) -> Tensor:
         return _Carry.apply(embeddings, scalings, [leaf])
 
+    def hook(module: nn.Module, args: Any, output: Any) -> Tensor:
+        return carry(output)
+
     embeddings: Tensor | None = given.get("inputs_embeds")
     if embeddings is not None:
         yield dict(given) | {"inputs_embeds": carry(embeddings)}
         return
-    handle = model.get_input_embeddings().register_forward_hook(lambda module, args, output: carry(output))
+    handle = model.get_input_embeddings().register_forward_hook(hook)
     try:
         yield dict(given)
     finally:
