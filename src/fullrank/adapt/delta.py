@@ -111,6 +111,15 @@ class Delta(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "*batch in"], y: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch out"]:
         """The change of the output for the input `x`, whose frozen output is `y` = W0 x + b0 (not to be edited)."""
 
+    def in_one_product(
+        self, x: Float[Tensor, "*batch in"], W0: Float[Tensor, "out in"], b0: Float[Tensor, "out"] | None
+    ) -> Float[Tensor, "*batch out"] | None:
+        """The changed output x (W0 + weight())^T + b0, where that is cheaper than y + forward(x, y); None where not.
+
+        Asked for only where nothing is lost by it: a single adapter, a plain layer in the adapter's full precision.
+        """
+        return None
+
     def lookup(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch out"]:
         """The change of the embeddings of `ids`; through the whole matrix unless a method knows a shorter way."""
         return nn.functional.embedding(ids, self.weight().mT)

@@ -78,10 +78,10 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
             return self._mixed_forward(x, adapter_names, *args, **kwargs)
-        y0 = self.base_layer(x, *args, **kwargs)
-        if self.merged:
-            return y0
-        return self._changed(x, y0, self._present(self.active_adapters))
+        deltas = [] if self.merged else self._present(self.active_adapters)
+        if len(deltas) == 1 and (y := self._in_one_product(deltas[0], x)) is not None:
+            return y
+        return self._changed(x, self.base_layer(x, *args, **kwargs), deltas)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the changes to the frozen weight and bias, in float32 or better, and always to the pristine ones.
@@ -165,6 +165,10 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
     @abstractmethod
     def _to_stored(self, matrix: Tensor) -> Tensor:
         """An (out, in) matrix in the layer's own storage."""
+
+    def _in_one_product(self, delta: Delta, x: Tensor) -> Tensor | None:
+        """The output by the changed weight, where the delta prefers that and nothing is lost by it."""
+        return None
 
     def _delta(self, adapter: str) -> Delta:
         return cast(Delta, self.deltas[adapter])
@@ -276,6 +280,16 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
 class DeltaLinear(DeltaLayer):
     """Deltas on a linear layer: nn.Linear, Conv1D (stored in, out), or a quantised linear layer."""
 
+    def _in_one_product(self, delta: Delta, x: Tensor) -> Tensor | None:
+        base = self.base_layer
+        if type(base) is not nn.Linear or _watched(base) or autocast_dtype(x):
+            return None
+        # In half precision the weight would round a small change away.
+        alike = x.dtype == base.weight.dtype == delta.dtype and x.dtype in (torch.float32, torch.float64)
+        if not alike or any(p.requires_grad for p in base.parameters()):
+            return None
+        return delta.in_one_product(x, base.weight, base.bias)
+
     def _change(self, delta: Delta, x: Tensor, y0: Tensor) -> Tensor:
         return delta(x, y0)
 
@@ -330,6 +344,12 @@ class DeltaEmbedding(DeltaLayer):
 
     def _to_stored(self, matrix: Tensor) -> Tensor:
         return matrix.mT
+
+
+def _watched(layer: nn.Module) -> bool:
+    """Whether somebody looks at, or replaces, what the layer computes."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(layer)
 
 
 def _finite(values: Tensor) -> bool:

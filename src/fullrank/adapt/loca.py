@@ -163,12 +163,19 @@ class LocaDelta(AlternatingDelta):
 
     def forward(self, x: Float[Tensor, "*batch in"], y: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch out"]:
         """dropout(x) dW^T. For many calls in evaluation merge the adapter: the change is computed at every call."""
-        if self.training and torch.is_grad_enabled():
-            self.watch()
+        self._watch_training()
         if (dtype := autocast_dtype(x)) is not None:
             x = x.to(dtype)
         with without_autocast(x):
             return self._apply_to(self.dropout(x))
+
+    def in_one_product(self, x: Tensor, W0: Tensor, b0: Tensor | None) -> Tensor | None:
+        """x (W0 + dW)^T + b0, unless thin products are cheaper or dropout tells the two inputs apart."""
+        drops = self.training and self.dropout.p > 0
+        if drops or self.series.factored(x[..., 0].numel(), len(self.spectrum), beside_W0=False):
+            return None
+        self._watch_training()
+        return self._apply_to(x, W0, b0)
 
     def cells(self) -> Int[Tensor, "2 k"]:
         """(u, v), the integer places that the change has now."""
@@ -176,9 +183,13 @@ class LocaDelta(AlternatingDelta):
             return self.indices
         return locate(whole(self.locations), self.series.shape, self.series.clamp_max)
 
-    def _apply_to(self, x: Tensor | None) -> Tensor:
+    def _watch_training(self) -> None:
+        if self.training and torch.is_grad_enabled():
+            self.watch()
+
+    def _apply_to(self, x: Tensor | None, *base: Tensor | None) -> Tensor:
         series = self.series._replace(trained=(self.phase != "locations", self.phase == "locations"))
-        return cast(Tensor, ApplySeries.apply(x, self.spectrum, self.locations, self.cells(), series))
+        return cast(Tensor, ApplySeries.apply(x, self.spectrum, self.locations, self.cells(), series, *base))
 
     def _places(self, k: int) -> Tensor:
         (p, q), (rows, columns) = self.series.shape, self.reach

@@ -217,6 +217,13 @@ class LoLDUDelta(Delta):
         c = self.sigma * self.z - self.sigma0 * self.z0
         return nn.functional.linear(c * nn.functional.linear(x, self.A), self.B)
 
+    def in_one_product(self, x: Tensor, W0: Tensor, b0: Tensor | None) -> Tensor | None:
+        """x (W0 + dW)^T + b0, where the factors are multiplied first and dropout does not tell the two inputs apart."""
+        drops = self.training and self.dropout.p > 0
+        if drops or not self._multiplies_factors_first(x.shape[:-1].numel(), beside_W0=False):
+            return None
+        return nn.functional.linear(x, W0 + self.weight(), b0)
+
     def held(self) -> tuple[str, ...]:
         """sigma, where it is not trained."""
         return () if self.config.train_sigma else ("sigma",)
@@ -285,13 +292,14 @@ class LoLDUDelta(Delta):
         dtype = torch.promote_types(W0.dtype, _DTYPES[self.config.decompose_dtype])
         return W0 if W0.is_meta else W0.to(self.config.decompose_device or "cpu", dtype)
 
-    def _multiplies_factors_first(self, tokens: int) -> bool:
+    def _multiplies_factors_first(self, tokens: int, beside_W0: bool = True) -> bool:
+        """Whether dW costs less than thin products; it has products of its own with x and y, or W0's."""
         if self.config.form != "auto":
             return self.config.form == "weight"
         r, out, width = self.rank, self.base.out_features, self.base.in_features
         if torch.is_grad_enabled():
-            return 2 * r * out * width + 3 * tokens * out * width < 2 * tokens * r * (out + width)
-        return r * out * width + tokens * out * width < tokens * r * (out + width)
+            return (2 * r + (3 if beside_W0 else 1) * tokens) * out * width < 2 * tokens * r * (out + width)
+        return (r + beside_W0 * tokens) * out * width < tokens * r * (out + width)
 
 
 class _FactoringModel(DeltaModel):
