@@ -211,12 +211,7 @@ def compare_adapters(
     for place, method in enumerate(chosen):
         reports = []
         for number, seed in enumerate(seeds):
-            done = place * len(seeds) + number
-
-            def move(step: int, steps: int, text: str, done: int = done, name: str = method.name) -> None:
-                share = round(100 * step / steps) if steps else 0
-                on_progress(100 * done + share, 100 * total, f"{name}, seed {seeds[done % len(seeds)]}: {text}")
-
+            move = _part(on_progress, place * len(seeds) + number, total, f"{method.name}, seed {seed}")
             how = replace(settings, learning_rate=method.learning_rate, seed=seed)
             tuned = fine_tune(
                 model, examples, method.name,
@@ -229,6 +224,18 @@ def compare_adapters(
     return AdapterComparison(
         str(model), examples.source, examples.task, metric, budget, tuple(seeds), tuple(best_first)
     )
+
+
+def _part(on_progress: OnProgress, run: int, runs: int, name: str) -> OnProgress:
+    """The progress of one run, told in hundredths of a run among all of them."""
+    at = 0
+
+    def move(done: int, total: int, text: str) -> None:
+        nonlocal at
+        at = 100 * done // total if total else at
+        on_progress(100 * run + at, 100 * runs, f"{name}: {text}")
+
+    return move
 
 
 def _compared(size: str, reports: Sequence[AdaptReport]) -> ComparedMethod:

@@ -159,7 +159,7 @@ def fine_tune(
     rank: int | None = None,
     budget: int | None = None,
     settings: TrainingSettings | None = None,
-    learning_rate: float | None = None,
+    learning_rate: int | float | None = None,
     max_length: int = 128,
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import FourierFTConfig, LoraConfig, PeftConfig, VeraConfig, get_peft_model
@@ -113,7 +113,7 @@ def trainable_parameters(model: nn.Module, config: PeftConfig) -> int:
     """
     skeleton = _skeleton(model)
     config = copy.deepcopy(config)
-    config.task_type = None  # no head beside the adapter
+    config.task_type = cast(Any, config).modules_to_save = None  # no head beside the adapter
     adapted = get_peft_model(skeleton, config, low_cpu_mem_usage=True)  # pyright: ignore[reportArgumentType]
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
@@ -142,7 +142,7 @@ def size_for_budget(model: nn.Module, method: AdapterMethod, budget: int, **opti
         raise ValueError(f"budget={budget}: a positive number of trainable parameters is needed")
 
     @cache
-    def count(size: int) -> float:
+    def count(size: int) -> int | float:
         try:
             return trainable_parameters(model, method.configure(size, **options))
         except ValueError:

@@ -6,11 +6,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, get_scheduler
 
 from fullrank.adapt.memory import TrainingMemory, training_memory
@@ -19,6 +18,15 @@ from fullrank.adapt.methods import adapter_parameters
 OnProgress = Callable[[int, int, str], None]
 Batch = dict[str, Tensor]
 Collate = Callable[[list[Any]], Batch]
+
+
+@runtime_checkable
+class MapStyle(Protocol):
+    """Items by number, such as a list or a map-style `torch.utils.data.Dataset`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,13 @@ class TrainingSettings:
         ValueError: a value out of range.
     """
 
-    epochs: float = 3
+    epochs: int | float = 3
     batch_size: int = 32
-    learning_rate: float = 2e-3
-    head_learning_rate: float = 5e-3
-    location_learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.06
+    learning_rate: int | float = 2e-3
+    head_learning_rate: int | float = 5e-3
+    location_learning_rate: int | float = 1e-3
+    weight_decay: int | float = 0.01
+    warmup: int | float = 0.06
     seed: int = 0
     device: str = "cpu"
 
@@ -83,7 +91,7 @@ class TrainingRecord:
 
 def train(
     model: nn.Module,
-    examples: Dataset[Any],
+    examples: MapStyle,
     collate: Collate,
     settings: TrainingSettings,
     callbacks: Sequence[TrainerCallback] = (),
@@ -102,8 +110,8 @@ def train(
     Raises:
         ValueError: nothing in the model is trainable, or there are no examples.
     """
-    groups = _groups(model, settings)
-    count = len(examples)  # pyright: ignore[reportArgumentType]
+    groups = parameter_groups(model, settings)
+    count = len(examples)
     if not count:
         raise ValueError("there are no examples to train on")
     steps = max(1, round(settings.epochs * -(-count // settings.batch_size)))
@@ -119,7 +127,7 @@ def train(
             logging_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False,
         )  # fmt: skip
         trainer = _Trainer(
-            model, arguments, collate, examples,
+            model, arguments, collate, cast(Any, examples),
             optimizers=(optimizer, schedule), callbacks=[*callbacks, watch],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)  # a library does not print
@@ -165,7 +173,7 @@ class _Watch(TrainerCallback):
         return sorted(self.times)[len(self.times) // 2] if self.times else 0.0
 
 
-def _groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate: places, the adapter, and the rest."""
     adapter = {id(parameter) for parameter in adapter_parameters(model)}
     places, ours, others = [], [], []
@@ -184,5 +192,5 @@ def _groups(model: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]
     return [group for group in groups if group["params"]]
 
 
-def _first(examples: Any, collate: Collate, count: int, device: str) -> Batch:
+def _first(examples: MapStyle, collate: Collate, count: int, device: str) -> Batch:
     return {name: tensor.to(device) for name, tensor in collate([examples[i] for i in range(count)]).items()}

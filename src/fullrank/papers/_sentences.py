@@ -141,9 +141,9 @@ def train_sentences(
             torch.manual_seed(settings.seed)
             model = get_peft_model(model, config)
     before_training(model)
-    counted = model.encoder.parameters() if everything else adapter_parameters(model)
+    counted = set(model.encoder.parameters() if everything else adapter_parameters(model))  # some layers share theirs
     parameters = sum(parameter.numel() for parameter in counted if parameter.requires_grad)
-    record = train(model, task.train, collate, settings, callbacks, on_progress)  # pyright: ignore[reportArgumentType]
+    record = train(model, task.train, collate, settings, callbacks, on_progress)
     return Outcome(accuracy(model, task.test), parameters, record.seconds_per_step, model)
 
 
