@@ -56,7 +56,11 @@ def _complaints(browser: Any) -> list[str]:
 
 @pytest.mark.parametrize("width", [320, 768, 1440])
 @pytest.mark.parametrize(
-    "page", ["/", "/papers/rankme", "/papers/beta-rank", "/search?q=wavelets", "/analyze", "/runs"]
+    "page",
+    [
+        *("/", "/papers/rankme", "/papers/beta-rank", "/search?q=wavelets", "/analyze", "/runs"),
+        *("/adapt", "/compare-adapters"),
+    ],
 )
 def test_pages_fit_every_width(address: str, browser: Any, page: str, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
@@ -104,7 +108,7 @@ def test_the_keyboard_reaches_everything(address: str, browser: Any) -> None:
     for _ in range(8):
         browser.switch_to.active_element.send_keys(Keys.TAB)
         reached.add(browser.switch_to.active_element.accessible_name)
-    assert {"Papers", "Runs", "Analyze a model", "Search papers", "Search"} <= reached
+    assert {"Papers", "Runs", "Analyze a model", "Adapt a model", "Search papers", "Search"} <= reached
 
 
 def test_a_visitor_searches_and_runs_a_paper(address: str, browser: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -12,65 +11,11 @@ from fastapi.testclient import TestClient
 
 from fullrank import papers
 
-_VOID = {"meta", "link", "input", "img", "br", "hr", "path", "line", "rect", "circle"}
-
-
-class _Page(HTMLParser):
-    """Checks that tags match and collects what a screen reader needs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.headings: list[int] = []
-        self.problems: list[str] = []
-        self.fields: list[dict[str, Any]] = []
-        self.labels: set[str] = set()
-        self.links: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        if tag not in _VOID:
-            self.open.append(tag)
-        if named.get("id"):
-            self.ids.append(str(named["id"]))
-        if re.fullmatch(r"h[1-6]", tag):
-            self.headings.append(int(tag[1]))
-        if tag == "img" and not named.get("alt"):
-            self.problems.append("a picture without words")
-        if tag == "label" and named.get("for"):
-            self.labels.add(str(named["for"]))
-        if tag == "input" and named.get("type") not in ("hidden", "radio", "checkbox"):
-            self.fields.append(named)
-        if tag == "a" and str(named.get("href", "")).startswith("/"):
-            self.links.add(str(named["href"]).partition("#")[0])
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        return
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in _VOID:
-            return
-        if not self.open or self.open.pop() != tag:
-            self.problems.append(f"</{tag}> closes something else")
-
-
-def _read(html: str) -> _Page:
-    page = _Page()
-    page.feed(html)
-    page.problems += [f"<{tag}> is never closed" for tag in page.open]
-    page.problems += [f"id {id} twice" for id in set(page.ids) if page.ids.count(id) > 1]
-    page.problems += [f"field without a label: {field}" for field in page.fields if field.get("id") not in page.labels]
-    if page.headings.count(1) != 1:
-        page.problems.append(f"{page.headings.count(1)} first-level headings")
-    steps = zip(page.headings, page.headings[1:], strict=False)
-    page.problems += [f"heading level {low} after {high}" for high, low in steps if low > high + 1]
-    return page
-
+from .reading import read
 
 PAGES = [
-    *("/", "/?topic=adapters", "/?runnable=true", "/search", "/search?q=attention", "/runs", "/analyze"),
-    *("/papers/rala", "/papers/rankme", "/papers/gradient-spectra"),
+    *("/", "/?topic=adapters", "/?runnable=true", "/search", "/search?q=attention", "/runs", "/analyze", "/adapt"),
+    *("/compare-adapters", "/papers/rala", "/papers/rankme", "/papers/gradient-spectra", "/papers/loca"),
 ]
 
 
@@ -78,14 +23,14 @@ PAGES = [
 def test_pages_are_well_formed_and_labelled(client: TestClient, address: str) -> None:
     answer = client.get(address)
     assert answer.status_code == 200
-    assert _read(answer.text).problems == []
+    assert read(answer.text).problems == []
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 def test_every_link_leads_somewhere(client: TestClient) -> None:
     seen: set[str] = set()
     for address in PAGES:
-        seen |= _read(client.get(address).text).links
+        seen |= read(client.get(address).text).links
     assert len(seen) > 60
     for address in sorted(seen):
         assert client.get(address).status_code == 200, address
@@ -111,7 +56,7 @@ def test_every_paper_has_a_page_and_a_twin(client: TestClient, paper: papers.Pap
     assert [claim["id"] for claim in client.get(f"/papers/{paper.slug}.json").json()["claims"]] == [
         claim.id for claim in paper.claims
     ]
-    assert _read(text).problems == []
+    assert read(text).problems == []
 
 
 def test_search_says_why(client: TestClient) -> None:
@@ -147,7 +92,7 @@ def test_errors_say_what_is_wrong(client: TestClient, address: str, status: int,
     answer = client.get(address)
     assert answer.status_code == status
     assert words in answer.text
-    assert _read(answer.text).problems == []
+    assert read(answer.text).problems == []
     if "%" not in address:
         path, _, query = address.partition("?")
         twin = client.get(f"{path}.json" + (f"?{query}" if query else ""))
@@ -186,7 +131,7 @@ def test_a_model_is_analyzed_and_its_report_saved(client: TestClient) -> None:
     page = client.get(job)
     assert "Rank report of tiny" in page.text
     assert "layer.weight" in page.text
-    assert _read(page.text).problems == []
+    assert read(page.text).problems == []
     number = job.rsplit("/", 1)[-1]
     assert client.get(f"/analyses/{number}.json").json()["report"]["matrices"][0]["shape"] == [12, 8]
     for kind, start in (("html", b"<!doctype html>"), ("csv", b"name,"), ("parquet", b"PAR1")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,10 @@ from fastapi.responses import RedirectResponse
 from fullrank.hub.adapter_choices import (
     ADAPTER_PAPERS,
     PROPOSED,
-    Budget,
     Epochs,
     Examples,
     Size,
+    SizeByBudget,
     choices,
     choose_data,
     choose_method,
@@ -48,7 +49,7 @@ def start(
     file: Annotated[str, Form()] = "",
     method: Annotated[str, Form()] = PROPOSED["method"],
     size: Size = None,
-    budget: Budget | None = None,
+    budget: SizeByBudget = None,
     examples: Examples = PROPOSED["examples"],
     epochs: Epochs = PROPOSED["epochs"],
 ) -> Response:
@@ -101,7 +102,7 @@ def loading_code(report: AdaptReport) -> str:
     """Python that loads the adapter of a report from the folder `adapter`."""
     language = report.task == "causal-lm"
     auto = "AutoModelForCausalLM" if language else "AutoModelForSequenceClassification"
-    labels = ", ".join(f"{number}: {str(label)!r}" for number, label in enumerate(report.labels))
+    labels = ", ".join(f"{number}: {_quoted(str(label))}" for number, label in enumerate(report.labels))
     head = "" if language else f", id2label={{{labels}}}" if labels else ", num_labels=1"
     ours = ["import fullrank.adapt  # makes its methods known to PEFT"] if report.method in ADAPTER_PAPERS else []
     lines = [
@@ -110,12 +111,17 @@ def loading_code(report: AdaptReport) -> str:
         f"from transformers import {auto}, AutoTokenizer",
         "",
         f"base = {auto}.from_pretrained(",
-        f"    {report.model!r}{head}",
+        f"    {_quoted(report.model)}{head}",
         ")",
         'model = PeftModel.from_pretrained(base, "adapter").eval()',
         'tokenizer = AutoTokenizer.from_pretrained("adapter")',
     ]
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """Text as Python writes it, in double quotes like the rest."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _finished(request: Request, id: int) -> tuple[Job, AdaptReport, Path]:

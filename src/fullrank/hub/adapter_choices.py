@@ -52,6 +52,7 @@ PROPOSED = {"data": "sst2", "method": "lora", "examples": 500, "epochs": 3, "bud
 Examples = Annotated[int, Form(ge=2, le=LIMITS.examples)]
 Epochs = Annotated[int, Form(ge=1, le=LIMITS.epochs)]
 Size = Annotated[int | None, Form(ge=1, le=LIMITS.size)]
+SizeByBudget = Annotated[int | None, Form(ge=1, le=LIMITS.budget)]
 Budget = Annotated[int, Form(ge=1, le=LIMITS.budget)]
 Seeds = Annotated[int, Form(ge=1, le=LIMITS.seeds)]
 

@@ -53,9 +53,11 @@ def duration(seconds: float) -> str:
     return f"{whole} s" if whole >= 10 else f"{seconds:.1f} s"
 
 
-def milliseconds(seconds: float) -> str:
+def step_time(seconds: float) -> str:
     """0.0312 -> 31 ms"""
-    return f"{1000 * seconds:,.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.1f} ms"
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{1000 * seconds:.0f} ms" if seconds >= 0.01 else f"{1000 * seconds:.1f} ms"
 
 
 def mebibytes(count: int) -> str:
@@ -96,7 +98,7 @@ def _environment() -> Environment:
         "date": readable_date,
         "time": readable_time,
         "duration": duration,
-        "milliseconds": milliseconds,
+        "step_time": step_time,
         "mebibytes": mebibytes,
         "grouped": grouped,
         "file_name": file_name,

@@ -55,7 +55,7 @@ def main() -> None:
     progress = Progress(folder / "state.json")
     job = json.loads((folder / "job.json").read_text())
     try:
-        _WORK[job["kind"]](job, progress, folder)
+        WORK[job["kind"]](job, progress, folder)
     except (KeyboardInterrupt, papers.Cancelled):
         sys.exit(CANCELLED)
     except Exception as error:
@@ -120,7 +120,7 @@ def _compare(job: dict[str, Any], progress: Progress, folder: Path) -> None:
         comparison.save(folder / f"comparison{suffix}")
 
 
-_WORK: dict[Kind, Callable[[dict[str, Any], Progress, Path], None]] = {
+WORK: dict[Kind, Callable[[dict[str, Any], Progress, Path], None]] = {
     "run": _run,
     "analysis": _analyze,
     "adaptation": _adapt,
