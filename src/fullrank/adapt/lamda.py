@@ -312,11 +312,12 @@ class _Change(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,), (h, B, S, B0, S0) = gradients, ctx.saved_tensors
-        dh = g @ _change(B, S, B0, S0).to(g.dtype) if ctx.needs_input_grad[0] else None
-        rows = h.reshape(-1, h.shape[-1])
-        if not (ctx.needs_input_grad[1] and ctx.trains_B):  # dS = (g B)^T h, no product as wide as the layer
+        change, rows = _change(B, S, B0, S0), h.reshape(-1, h.shape[-1])
+        if not (ctx.needs_input_grad[1] and ctx.trains_B):  # dS = (g B)^T h, and g is read once for it and dh
+            dh, gB = (g @ torch.cat([change, B], 1).to(g.dtype)).chunk(2, -1)
             dB = torch.zeros_like(B) if ctx.needs_input_grad[1] else None
-            return dh, dB, ((g @ B.to(g.dtype)).reshape(rows.shape).mT @ rows).to(S.dtype), None, None, None
+            return dh, dB, (gB.reshape(rows.shape).mT @ rows).to(S.dtype), None, None, None
+        dh = g @ change.to(g.dtype) if ctx.needs_input_grad[0] else None
         moved = (g.reshape(len(rows), -1).mT @ rows).to(B.dtype)
         return dh, moved @ S.mT, B.mT @ moved, None, None, None
 
