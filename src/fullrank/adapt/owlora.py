@@ -67,9 +67,9 @@ class OWLoRAConfig(DeltaConfig):
         basis_seed: seed of "official_random". Default 0.
         keep_residual: True (default) leaves W0 whole. False cuts it down to its principal part, as the released code
             does, which may cost accuracy at once.
-        projection: "exact" (default) projects gradients, and parameters after every step. "gradient" projects gradients
-            alone, from which Adam drifts away. "official" projects gradients with D_i^T D_i, which is a projector only
-            where D_i is orthonormal. "none" leaves tasks free.
+        projection: "exact" (default) projects D at the start, gradients, and parameters after every step. "gradient"
+            projects gradients alone: D starts anywhere, and Adam drifts away. "official" projects gradients with
+            D_i^T D_i, which is a projector only where D_i is orthonormal. "none" leaves tasks free.
         orthogonal_lambda: weight of the penalty that keeps the branch that is trained orthonormal; 0 switches it off.
             It pulls ||U|| to sqrt(r) whatever the task: use 0 to 0.1 with narrow layers. Default 1.
         weight_init: what w starts at. D and U orthonormal and w their singular values is the intended reading, so
@@ -167,7 +167,7 @@ class OWLoRADelta(Delta):
         self.loaded()
         if self.D.is_meta or self.config.init_weights is False:
             return  # a checkpoint brings D, or a test wants it anyhow
-        if self.config.projection in ("exact", "gradient"):
+        if self.config.projection == "exact":
             self.D.copy_(without(self.D, self.protected().down))
             if self.config.init_weights is True:
                 self.D.copy_(nn.functional.normalize(self.D, dim=1))

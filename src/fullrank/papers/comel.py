@@ -174,15 +174,15 @@ _METHODS: dict[str, dict[str, Any]] = {
     "one LoRA trained on": _FREE,
     "new LoRA per task": _FREE,
     "OWLoRA": {"energy": 0.9},
-    "PEFT OSF": {},
     "OWLoRA, gradients only": {"energy": 0.9, "projection": "gradient"},
+    "PEFT OSF": {},
     "OWLoRA, penalty 1": {"energy": 0.9, "orthogonal_lambda": 1.0},
     "OWLoRA, penalty 0.1": {"energy": 0.9, "orthogonal_lambda": 0.1},
     "OWLoRA, energy 0.5": {"energy": 0.5},
     "OWLoRA, no basis": {"basis": "none"},
 }
 _SMOKE = tuple(_METHODS)[:4]
-_QUICK = tuple(_METHODS)[:5]
+_QUICK = tuple(_METHODS)[:6]
 _TOKENS = 16  # longer sentences are cut
 
 
@@ -218,6 +218,12 @@ def study(trial: Trial) -> None:
         f"Tasks in order: {', '.join(_TASKS)}; every task has a head of its own and is known when it is tested. SUBJ "
         "and CR of the pilot are replaced by AG news and rt-polarity, whose sentences SST-2 partly shares. Every "
         "method trains for the same steps at the same learning rates, 2e-3 for the adapter and 5e-3 for the head."
+    )
+    learned = {method: np.mean([run["learned"] for run in scores[method]]) for method in methods}
+    trial.note(
+        f"Staying out of earlier directions has a price: right after its training a task is at {learned['OWLoRA']:.1f} "
+        f"% with OWLoRA and at {learned['new LoRA per task']:.1f} % with a new LoRA (mean over tasks and seeds). The "
+        "pilot behind this claim projected gradients alone."
     )
     _figure(trial, runs)
 
