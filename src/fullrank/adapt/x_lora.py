@@ -134,6 +134,8 @@ class XLoraModel(ScalingControls, PeftModel):
         accepted = inspect.signature(backbone.forward).parameters
         self._accepted = set(accepted) | {"output_hidden_states", "return_dict"}
         self._accepts_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+        self._caches = "use_cache" in self._names and inner.can_generate()
+        self._last_is_final = False
         self._hooks = [
             inner.register_forward_pre_hook(self._before, with_kwargs=True),
             inner.register_forward_hook(self._after, always_call=True),
@@ -162,6 +164,7 @@ class XLoraModel(ScalingControls, PeftModel):
         if self._adapters_disabled:
             return (), given
         cache = self._cache(inner, given)
+        self._pass.compiling = torch.compiler.is_compiling()
         scalings = self.gate(self._look(inner, given, cache))
         self._remember(scalings, given.get("attention_mask"))
         config = self.gate_config
@@ -184,7 +187,7 @@ class XLoraModel(ScalingControls, PeftModel):
         """H, the last hidden state of the scaling pass: no gradient, no head, and no experts where their value is 0."""
         backbone = inner.base_model
         inputs = {name: value for name, value in given.items() if self._is_backbones(name)}
-        inputs |= {"output_hidden_states": True, "return_dict": True}
+        inputs |= {"output_hidden_states": not self._last_is_final, "return_dict": True}
         if "use_cache" in self._accepted:
             inputs["use_cache"] = cache is not None
         if cache is not None:
@@ -192,7 +195,12 @@ class XLoraModel(ScalingControls, PeftModel):
         # The hooks of a model that is its own backbone must not run again.
         run = backbone.forward if backbone is inner else backbone
         with torch.no_grad(), self._pass.use(self._constant()), without_recomputing(inner):
-            return run(**inputs).hidden_states[-1]
+            seen = run(**inputs)
+        if self._last_is_final:
+            return seen.last_hidden_state
+        # Where both are one tensor, the hidden states of the other layers need not be kept from now on.
+        self._last_is_final = seen.hidden_states[-1] is seen.last_hidden_state
+        return seen.hidden_states[-1]
 
     def _is_backbones(self, name: str) -> bool:
         if name in ("output_attentions", "num_items_in_batch"):
@@ -215,7 +223,7 @@ class XLoraModel(ScalingControls, PeftModel):
                 f"past_key_values is a {type(cache).__name__}: X-LoRA runs the model twice and keeps an XLoraCache; "
                 "pass that, or none, and generate with the X-LoRA model's own generate"
             )
-        if "use_cache" not in self._names or not inner.can_generate():
+        if not self._caches:
             return None
         if given.get("use_cache") is None:
             given["use_cache"] = not self.training and bool(getattr(inner.config, "use_cache", True))

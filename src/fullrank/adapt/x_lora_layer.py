@@ -62,10 +62,16 @@ class Scalings:
 
 
 class CurrentPass:
-    """What the layers of a model apply now; None is the base model."""
+    """What the layers of a model apply now.
+
+    Attributes:
+        scalings: None is the base model.
+        compiling: whether the model is being compiled; asking costs more than a small layer does.
+    """
 
     def __init__(self) -> None:
         self.scalings: Scalings | None = None
+        self.compiling = False
 
     @contextmanager
     def use(self, scalings: Scalings | None) -> Iterator[None]:
@@ -115,6 +121,7 @@ class MixedLayer:
         self.embedding = isinstance(layer, lora.Embedding)
         down = self.layer.lora_embedding_A if self.embedding else self.layer.lora_A
         self.experts = [(number, expert) for number, expert in enumerate(experts) if expert in down]
+        self._factors = [] if self.embedding else [(down[e], self.layer.lora_B[e]) for _, e in self.experts]
         self._kept: tuple[tuple, Stack] | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -136,16 +143,16 @@ class MixedLayer:
 
     def requires_grad_(self, requires_grad: bool) -> None:
         """Train the layer's experts, or freeze them."""
-        for _, expert in self.experts:
-            for weight in self._pair(expert):
+        for pair in self._pairs():
+            for weight in pair:
                 weight.requires_grad_(requires_grad)
 
     def stack(self) -> Stack:
         """The experts side by side; kept as long as none of them changes."""
-        pairs = [self._pair(expert) for _, expert in self.experts]
+        pairs = self._pairs()
         scales = [self.layer.scaling[expert] for _, expert in self.experts]
         learning = torch.is_grad_enabled() and any(weight.requires_grad for pair in pairs for weight in pair)
-        if learning or torch.compiler.is_compiling():
+        if learning or self.current.compiling:
             return self._stacked(pairs, scales)
         state = tuple((weight.data_ptr(), _version(weight), weight.dtype) for pair in pairs for weight in pair)
         state += tuple(scales)
@@ -197,10 +204,12 @@ class MixedLayer:
             start += rank
         return Stack(A, B, E.to(A.device, A.dtype), experts)
 
-    def _pair(self, expert: str) -> tuple[Tensor, Tensor]:
-        if self.embedding:
-            return self.layer.lora_embedding_A[expert], self.layer.lora_embedding_B[expert]
-        return self.layer.lora_A[expert].weight, self.layer.lora_B[expert].weight
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """(A_k, B_k) of every expert of the layer."""
+        if not self.embedding:
+            return [(A.weight, B.weight) for A, B in self._factors]
+        down, up = self.layer.lora_embedding_A, self.layer.lora_embedding_B
+        return [(down[expert], up[expert]) for _, expert in self.experts]
 
 
 def _version(weight: Tensor) -> int:
