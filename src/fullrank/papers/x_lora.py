@@ -133,9 +133,9 @@ def study(trial: Trial) -> None:
     import numpy as np
 
     steps = {
-        "base": trial.pick(smoke=4, quick=600, full=4000),
-        "expert": trial.pick(smoke=2, quick=300, full=2000),
-        "gate": trial.pick(smoke=2, quick=300, full=2000),
+        "base": trial.pick(smoke=4, quick=450, full=4000),
+        "expert": trial.pick(smoke=2, quick=150, full=2000),
+        "gate": trial.pick(smoke=2, quick=200, full=2000),
     }
     size = trial.pick(smoke=(40, 12), quick=(3200, 400), full=(5000, 400))
     found, parts = [], 2 + len(_GATES)
