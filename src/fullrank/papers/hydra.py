@@ -323,8 +323,8 @@ def study(trial: Trial) -> None:
     _measure_hydra(trial, [run for task in _TASKS for run in runs[task, "Hydra"]])
     _tables(trial, runs)
     trial.note(
-        f"{size.training} sentences of at most {size.tokens} tokens train the last {size.layers} of MiniLM's six "
-        f"layers for {size.epochs} epochs, the head at a rate of {_HEAD_RATE:g}, and full fine-tuning at {_FULL_RATE:g} "
+        f"{size.training} sentences of at most {size.tokens} tokens train the last {size.layers} of six layers for "
+        f"{size.epochs} epochs, the head at a rate of {_HEAD_RATE:g}, and full fine-tuning at {_FULL_RATE:g} "
         "times the rate of the adapters. The gain over LoRA on GLUE (0.7 points) is not tested at this scale."
     )
 
