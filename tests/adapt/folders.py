@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -56,6 +57,7 @@ def labelled_file(path: Path, count: int = 64) -> Path:
 
 
 def _written(folder: Path, build) -> Path:
+    transformers.utils.logging.disable_progress_bar()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         build().save_pretrained(folder)

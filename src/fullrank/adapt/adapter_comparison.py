@@ -117,7 +117,7 @@ class AdapterComparison:
         """A table for the terminal."""
         seeds = f"{len(self.seeds)} seeds" if len(self.seeds) > 1 else "one seed"
         table = Table(
-            title=escape(f"{self.data} with {self.model}, {self.budget:,} trainable parameters, {seeds}"),
+            title=escape(f"{Path(self.data).name}, {self.budget:,} trainable parameters, {seeds}"),
             title_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,
@@ -151,7 +151,9 @@ class AdapterComparison:
             axes.invert_yaxis()
         axes.set_xlabel("milliseconds a training step")
         axes.set_ylabel(f"{self.metric} on test records, mean and standard deviation")
-        axes.set_title(f"{self.data}, {self.budget:,} trainable parameters; area: memory", fontsize=10, loc="left")
+        axes.set_title(
+            f"{Path(self.data).name}, {self.budget:,} trainable parameters; area: memory", fontsize=10, loc="left"
+        )
         axes.grid(alpha=0.25)
         return figure
 

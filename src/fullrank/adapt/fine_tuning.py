@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,7 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from fullrank._files import write_json
 from fullrank.adapt.evaluation import evaluate
 from fullrank.adapt.examples import Examples, Task, load_examples
-from fullrank.adapt.methods import adapter_method, adapter_parameters, size_for_budget
+from fullrank.adapt.methods import AdapterMethod, adapter_method, adapter_parameters, size_for_budget
 from fullrank.adapt.tokens import TokenizedExamples, collator
 from fullrank.adapt.training import OnProgress, TrainingRecord, TrainingSettings, train
 
@@ -106,7 +107,7 @@ class AdaptReport:
     def to_table(self) -> Table:
         """A table for the terminal."""
         table = Table(
-            title=escape(f"{self.method} on {self.data} ({self.task})"),
+            title=escape(f"{self.method} on {Path(self.data).name} ({self.task})"),
             title_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,
@@ -199,10 +200,9 @@ def fine_tune(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         base, tokenizer = load_model(model, examples)
-        fields = {"task_type": _TASK_TYPES[examples.task], "modules_to_save": _head(base), **(options or {})}
-        size = rank if budget is None else size_for_budget(base, chosen, budget, **fields)
         parameters = sum(parameter.numel() for parameter in base.parameters())
-        adapted = cast(PeftModel, get_peft_model(base, chosen.configure(size, **fields)))
+        fields = {"task_type": _TASK_TYPES[examples.task], "modules_to_save": _head(base), **(options or {})}
+        adapted = _adapted(base, chosen, rank, budget, fields)
     counts = {  # now: a schedule may freeze some of them
         "adapter_parameters": sum(p.numel() for p in adapter_parameters(adapted) if p.requires_grad),
         "trainable_parameters": sum(p.numel() for p in adapted.parameters() if p.requires_grad),
@@ -235,6 +235,19 @@ def fine_tune(
         labels=list(examples.labels),
     )
     return FineTuned(adapted, tokenizer, report, record)
+
+
+def _adapted(
+    base: PreTrainedModel, method: AdapterMethod, rank: int | None, budget: int | None, fields: Mapping[str, Any]
+) -> PeftModel:
+    try:
+        size = rank if budget is None else size_for_budget(base, method, budget, **fields)
+        with warnings.catch_warnings():
+            # PEFT asks transformers under an old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            return cast(PeftModel, get_peft_model(base, method.configure(size, **fields)))
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{method.name} does not fit {type(base).__name__}: {error}") from error
 
 
 def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

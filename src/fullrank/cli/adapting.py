@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -25,8 +25,8 @@ Data = Annotated[
 ]
 Test = Annotated[Path | None, typer.Option(help="File to evaluate on. [default: the data's own test part, or a fifth]")]
 Task = Annotated[
-    str | None,
-    typer.Option(help="classification, regression, pairs or causal-lm. [default: the one that the fields pose]"),
+    Literal["classification", "regression", "pairs", "causal-lm"] | None,
+    typer.Option(help="What the data pose. [default: the one that the fields pose]"),
 ]
 Epochs = Annotated[float, typer.Option(help="Passes over the training examples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples a step.")]

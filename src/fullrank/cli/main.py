@@ -230,8 +230,8 @@ def analyze(
         tables.print_totals(console, report)
 
 
-app.command()(adapting.adapt)
-app.command()(adapting.compare_adapters)
+app.command("adapt")(adapting.adapt)
+app.command("compare-adapters")(adapting.compare_adapters)
 
 
 @app.command()
