@@ -214,6 +214,11 @@ def test_the_gate_has_the_papers_number_of_parameters(depth, layerwise):
     torch.testing.assert_close(scalings.sum(-1), torch.ones(scalings.shape[:-1]))
 
 
+def test_a_gate_of_its_own_needs_a_width():
+    with pytest.raises(ValueError, match="hidden_size=None: a gate of its own needs the width"):
+        XLoraGate(XLoraGateConfig(), 3, 5)
+
+
 def test_the_gate_stays_in_float32():
     model = mixture("llama", base=build("llama").bfloat16())
     assert {parameter.dtype for parameter in model.gate.parameters()} == {torch.float32}

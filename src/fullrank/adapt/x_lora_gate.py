@@ -91,11 +91,15 @@ class XLoraGate(nn.Module):
         config: its size and normalisation; `hidden_size` has to be set.
         experts: n, the number of experts.
         layers: L, the number of adapted layers.
+
+    Raises:
+        ValueError: `hidden_size` is None.
     """
 
     def __init__(self, config: XLoraGateConfig, experts: int, layers: int) -> None:
         super().__init__()
-        assert config.hidden_size is not None
+        if config.hidden_size is None:
+            raise ValueError("hidden_size=None: a gate of its own needs the width of what it reads")
         self.config = config
         self.experts = experts
         width = config.hidden_size
