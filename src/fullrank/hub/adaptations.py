@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from fullrank.hub.adapter_choices import (
@@ -21,6 +21,7 @@ from fullrank.hub.adapter_choices import (
     choose_method,
 )
 from fullrank.hub.downloads import download
+from fullrank.hub.libraries import load_adapt
 from fullrank.hub.models import choose_to_train
 from fullrank.hub.rendering import respond
 from fullrank.hub.store import Job
@@ -28,7 +29,7 @@ from fullrank.hub.store import Job
 if TYPE_CHECKING:
     from fullrank.adapt import AdaptReport
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(load_adapt)])
 
 
 @router.get("/adapt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from fullrank.hub.adapter_choices import (
@@ -19,6 +19,7 @@ from fullrank.hub.adapter_choices import (
     choose_method,
 )
 from fullrank.hub.downloads import download, drawing
+from fullrank.hub.libraries import load_adapt
 from fullrank.hub.models import choose_to_train
 from fullrank.hub.rendering import respond
 from fullrank.hub.store import Job
@@ -26,7 +27,7 @@ from fullrank.hub.store import Job
 if TYPE_CHECKING:
     from fullrank.adapt import AdapterComparison
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(load_adapt)])
 _PROPOSED = ("lora", "loca")
 
 

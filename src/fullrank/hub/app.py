@@ -17,6 +17,7 @@ from fullrank._optional import MissingExtra
 from fullrank.hub import adaptations, adapter_comparisons, analyses, feed, runs
 from fullrank.hub.allowed import NotAllowed
 from fullrank.hub.jobs import Jobs, TooMany
+from fullrank.hub.libraries import load_search
 from fullrank.hub.rendering import respond
 from fullrank.hub.security import JsonTwin, SameOrigin
 from fullrank.hub.settings import Settings
@@ -100,4 +101,4 @@ def _error(request: Request, status: int, text: str) -> Response:
 
 def _warm_up() -> None:
     """Load the encoder before the first visitor searches."""
-    papers.search("rank", 1)
+    load_search()

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fullrank import papers
 from fullrank.hub.adapter_choices import ADAPTER_PAPERS
 from fullrank.hub.downloads import drawing
+from fullrank.hub.libraries import load_search
 from fullrank.hub.rendering import respond
 from fullrank.hub.store import Store
 from fullrank.papers import SCALES, Mode, Paper, PaperHit, Result, Scale
@@ -97,6 +98,7 @@ def _found(store: Store, query: str, mode: Mode) -> list[dict[str, Any]]:
     if mode == "keyword":
         exact = store.find_text(query, _FOUND)
         return [_entry(papers.find(hit.slug)) | {"why": "", "passage": hit.passage} for hit in exact]
+    load_search()
     hits = papers.search(query, _FOUND, mode)
     return [_entry(hit.paper) | {"why": _why(hit), "passage": passages.get(hit.paper.slug, "")} for hit in hits]
 
