@@ -199,10 +199,13 @@ print((merged(x) - before).abs().max())
         ),
         Claim(
             id="beats-the-head",
-            says="Every branch form beats training the classification head alone.",
+            says=(
+                "Every branch form beats training the classification head alone: by 5 points or more on questions, by "
+                "less on news, where full fine-tuning gains little either."
+            ),
             source="our runs on TREC and AG news with MiniLM",
             unit="points above the head, the worst form",
-            holds=lambda m: m["TREC"] >= 5 and m["AG news"] >= 1,
+            holds=lambda m: m["TREC"] >= 5 and m["AG news"] > 0,
             kind="finding",
         ),
         Claim(
