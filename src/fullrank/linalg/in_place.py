@@ -41,7 +41,7 @@ def singular_values_in_place(matrix: Float[Tensor, "m n"], name: str = "matrix")
 
 
 def eigenvalues_in_place(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
-    """All eigenvalues of a symmetric matrix, ascending; the matrix is overwritten.
+    """All eigenvalues of a symmetric matrix, ascending; only its lower triangle is read, and all is overwritten.
 
     Args:
         matrix: float32 or float64, contiguous, on the CPU, without gradient, finite.
@@ -50,7 +50,8 @@ def eigenvalues_in_place(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
         ValueError: a matrix that cannot be overwritten.
     """
     _check(matrix, "matrix")
-    values = eigvalsh(matrix.numpy().T, overwrite_a=True, check_finite=False, driver="evd")
+    # the transpose is in Fortran's order, and its upper triangle is the lower one here
+    values = eigvalsh(matrix.numpy().T, lower=False, overwrite_a=True, check_finite=False, driver="evd")
     return torch.from_numpy(values)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from fullrank.linalg import singular_values, singular_values_in_place, singular_values_of_rows
@@ -175,7 +176,8 @@ def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads)
     try:
-        yield pool
+        with threadpool_limits(1, "blas"):  # SciPy's, which knows nothing of torch's setting
+            yield pool
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
