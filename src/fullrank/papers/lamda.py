@@ -174,12 +174,13 @@ _METHODS: dict[str, tuple[dict[str, Any], float]] = {
     "LoRA r=4": ({"r": 4, "lora_alpha": 8, "target_modules": _QUERY_VALUE}, 2e-3),
     "LoRA r=1": ({"r": 1, "lora_alpha": 2, "target_modules": _QUERY_VALUE}, 2e-3),
     "LaMDA": (_LAMDA, 2e-3),
-    "LaMDA, S from zero": (_LAMDA | {"init": "svd_zero"}, 5e-3),
     "LaMDA, official start": (_LAMDA | {"init": "official"}, 2e-3),
     "LaMDA, B frozen at once": (_LAMDA | {"freeze_fraction": 0}, 2e-3),
     "LaMDA, all linear": ({"r": 32, "target_modules": _ALL_LINEAR}, 2e-3),
     "LaMDA++, all linear": ({"r": 32, "target_modules": _ALL_LINEAR, "rank_allocation": "waterfill"}, 2e-3),
+    "LaMDA, S from zero": (_LAMDA | {"init": "svd_zero"}, 5e-3),
 }
+_QUICK = tuple(_METHODS)[:-1]
 _WIDTHS = (256, 512, 1024)
 _RANK = 32
 
@@ -199,10 +200,10 @@ def study(trial: Trial) -> None:
     """Parameters and memory, counted; questions classified by MiniLM's last layers."""
     _parameter_counts(trial)
     layers, tokens = trial.pick(smoke=(2, 64), quick=(12, 2048), full=(12, 2048))
-    size = trial.pick(smoke=_Size(32, 16, 8, 2, 1), quick=_Size(1500, 500, 16, 2, 2), full=_Size(5452, 500, 32, 6, 4))
-    with trial.one_thread():
-        memory = trial.step(f"memory layers={layers} tokens={tokens}", partial(_memory, layers, tokens))
-        runs = repeat(trial, _METHODS, partial(_run, size, trial.device), f"TREC questions {size}")
+    size = trial.pick(smoke=_Size(32, 16, 8, 2, 1), quick=_Size(1500, 500, 24, 2, 2), full=_Size(5452, 500, 32, 6, 4))
+    memory = trial.step(f"memory layers={layers} tokens={tokens}", partial(_memory, layers, tokens))
+    methods = trial.pick(smoke=_QUICK, quick=_QUICK, full=tuple(_METHODS))
+    runs = repeat(trial, methods, partial(_run, size, trial.device), f"TREC questions {size}")
     _measure_memory(trial, memory)
     trial.measure("level-at-small-scale", *runs.summary({"LoRA": "LoRA r=4", "LaMDA": "LaMDA"}))
     trial.measure(

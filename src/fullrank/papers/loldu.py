@@ -331,17 +331,16 @@ def study(trial: Trial) -> None:
     _parameter_counts(trial)
     size = trial.pick(
         smoke=_Size(32, 16, 8, 2, 1),
-        quick=_Size(512, 500, 16, 2, 4),
+        quick=_Size(600, 500, 16, 2, 4),
         full=_Size(5000, 1500, 32, 6, 4),
     )
     sweep = trial.pick(smoke=(), quick=(), full=tuple(f"r={r}" for r in _RANKS if f"r={r}" not in _METHODS))
     # The starts are compared with each other from the same order of sentences, so that fewer seeds tell them apart.
     paired = trial.seeds[: trial.pick(smoke=1, quick=1, full=len(trial.seeds))]
-    with trial.one_thread():
-        on_questions = partial(_run, "trec-questions", size, trial.device)
-        questions = repeat(trial, [*_METHODS, *sweep], on_questions, f"TREC questions {size}")
-        starts = repeat(trial, _STARTS, on_questions, f"TREC questions {size}", paired)
-        news = repeat(trial, _SECOND, partial(_run, "agnews", size, trial.device), f"AG news {size}")
+    on_questions = partial(_run, "trec-questions", size, trial.device)
+    questions = repeat(trial, [*_METHODS, *sweep], on_questions, f"TREC questions {size}")
+    starts = repeat(trial, _STARTS, on_questions, f"TREC questions {size}", paired)
+    news = repeat(trial, _SECOND, partial(_run, "agnews", size, trial.device), f"AG news {size}")
     trial.measure("rank-order", *questions.summary(["head only", "r=1", "r=64", "r=384"]))
     trial.measure("level-with-lora", *questions.summary(["LoRA r=8", "r=384"]))
     trial.measure("level-on-news", *news.summary(_SECOND))
