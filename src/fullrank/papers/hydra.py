@@ -304,7 +304,7 @@ def study(trial: Trial) -> None:
     _recovery(trial)
     _parameter_counts(trial)
     size = trial.pick(
-        smoke=_Size(32, 16, 16, 8, 2, 2, (3e-3,)),
+        smoke=_Size(16, 8, 16, 8, 2, 1, (3e-3,)),
         quick=_Size(600, 200, 1000, 16, 2, 4, (3e-3,)),
         full=_Size(4000, 400, 1500, 32, 6, 4, (3e-4, 1e-3, 3e-3)),
     )

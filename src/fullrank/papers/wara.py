@@ -211,8 +211,9 @@ def _algebra(trial: Trial) -> None:
     trial.measure("half-the-parameters", sizes[0] / sizes[1])
     layer = _random(_wara(r=4, mode="shared"))
     delta = layer.deltas["default"]
-    product = delta.B.view(-1, 4) @ delta.A.view(4, -1)
-    difference = (torch.kron(product, torch.eye(2)) - layer.get_delta_weight("default")).abs().max()
+    with torch.no_grad():
+        product = delta.B.view(-1, 4) @ delta.A.view(4, -1)
+        difference = (torch.kron(product, torch.eye(2)) - layer.get_delta_weight("default")).abs().max()
     trial.measure("shared-haar-is-kronecker", float(difference))
     layers = {
         "LoRA": _random(LoraConfig(r=4)),
@@ -439,7 +440,7 @@ def _images(trial: Trial) -> None:
     """A transformer over single pixels of digits, trained on clean ones, adapted to each shift with others."""
     import numpy as np
 
-    base_steps, steps, draws = trial.pick(smoke=(4, 3, 1), quick=(600, 250, 2), full=(600, 400, 2))
+    base_steps, steps, draws = trial.pick(smoke=(4, 3, 1), quick=(500, 200, 2), full=(600, 400, 2))
     ways = trial.pick(smoke=tuple(_WAYS)[:2], quick=tuple(_WAYS)[:2], full=tuple(_WAYS))
     starts = [(seed, draw) for seed in trial.seeds for draw in range(draws)]
     plan = [(shift, seed, draw) for seed, draw in starts for shift in _SHIFTS]
@@ -638,7 +639,7 @@ def _language(trial: Trial) -> None:
     """TREC's questions, classified by MiniLM's last two layers."""
     import numpy as np
 
-    sizes = trial.pick(smoke=(32, 32, 8, 1), quick=(600, 500, 16, 4), full=(4000, 500, 32, 4))
+    sizes = trial.pick(smoke=(16, 16, 8, 1), quick=(600, 500, 16, 3), full=(4000, 500, 32, 4))
     plan = [(method, seed) for method in _METHODS for seed in trial.seeds]
     runs: dict[str, list[dict[str, Any]]] = {method: [] for method in _METHODS}
     for done, (method, seed) in enumerate(plan):
