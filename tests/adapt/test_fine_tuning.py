@@ -133,6 +133,7 @@ def test_a_report_of_another_layout(tmp_path):
         ({"rank": 2, "budget": 100}, ValueError, "rank=2 and budget=100: give one of them"),
         ({"settings": QUICK, "learning_rate": 1e-3}, ValueError, "learning_rate=0.001: give it in `settings`"),
         ({"max_length": 1}, ValueError, "max_length=1: at least 2 tokens"),
+        ({"max_length": 33}, ValueError, "max_length=33: BertForSequenceClassification reads at most 32 tokens"),
         ({"options": {"target_modules": ["nothing"]}}, ValueError, "No modules were targeted"),
     ],
 )

@@ -175,7 +175,7 @@ def compare_adapters(
     task: Task | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     settings: TrainingSettings | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,
     on_progress: OnProgress = lambda done, total, text: None,
@@ -193,7 +193,7 @@ def compare_adapters(
         task: as in `fine_tune`.
         seeds: of the head, the adapter, the order of examples.
         settings: how to train; its learning rate and seed are replaced.
-        max_length: tokens of an example.
+        max_length: as in `fine_tune`.
         limit: at most so many training and test examples.
         options: fields of every configuration, such as `target_modules`.
         on_progress: called with (done, total, text), in steps over all runs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ _TASK_TYPES: dict[Task, TaskType] = {
     "pairs": TaskType.SEQ_CLS,
     "causal-lm": TaskType.CAUSAL_LM,
 }
+_MAX_LENGTH = 128
 _HEADS = ("pooler", "pre_classifier", "classifier", "score")
 
 
@@ -161,7 +163,7 @@ def fine_tune(
     budget: int | None = None,
     settings: TrainingSettings | None = None,
     learning_rate: int | float | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
     limit: int | None = None,
     options: Mapping[str, Any] | None = None,
     on_progress: OnProgress = lambda done, total, text: None,
@@ -179,7 +181,7 @@ def fine_tune(
         budget: instead of `rank`: the number of trainable parameters to come nearest to.
         settings: how to train; default `TrainingSettings()` with the method's learning rate.
         learning_rate: of the adapter, in place of the method's; not together with `settings`.
-        max_length: tokens of an example; longer ones are cut.
+        max_length: tokens of an example; longer ones are cut. Default 128, or what the model reads at most.
         limit: at most so many training and test examples.
         options: other fields of the method's configuration, such as `target_modules`.
         on_progress: called with (done, total, text).
@@ -207,6 +209,7 @@ def fine_tune(
         "adapter_parameters": sum(p.numel() for p in adapter_parameters(adapted) if p.requires_grad),
         "trainable_parameters": sum(p.numel() for p in adapted.parameters() if p.requires_grad),
     }
+    max_length = _max_length(max_length, base)
     tokens = TokenizedExamples.of(examples, tokenizer, max_length)
     collate = collator(tokenizer, examples.task)
     adapted.to(settings.device)
@@ -235,6 +238,13 @@ def fine_tune(
         labels=list(examples.labels),
     )
     return FineTuned(adapted, tokenizer, report, record)
+
+
+def _max_length(asked: int | None, model: PreTrainedModel) -> int:
+    most = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    if asked is not None and asked > most:
+        raise ValueError(f"max_length={asked}: {type(model).__name__} reads at most {most} tokens")
+    return min(_MAX_LENGTH, most) if asked is None else asked
 
 
 def _adapted(

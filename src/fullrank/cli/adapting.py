@@ -30,7 +30,9 @@ Task = Annotated[
 ]
 Epochs = Annotated[float, typer.Option(help="Passes over the training examples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples a step.")]
-MaxLength = Annotated[int, typer.Option(min=2, help="Tokens of an example; longer ones are cut.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=2, help="Tokens of an example. [default: 128, or what the model reads at most]")
+]
 Targets = Annotated[
     str | None,
     typer.Option(help='Names of the layers to adapt, with commas, or "all-linear". [default: the method\'s]'),
@@ -52,7 +54,7 @@ def adapt(
     epochs: Epochs = 3,
     batch_size: BatchSize = 32,
     learning_rate: Annotated[float | None, typer.Option(help="Of the adapter. [default: the method's]")] = None,
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Train and test on at most so many examples.")] = None,
     target_modules: Targets = None,
     seed: Annotated[int, typer.Option(help="Of the head, the adapter and the order of examples.")] = 0,
@@ -114,7 +116,7 @@ def compare_adapters(
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "0,1,2",
     epochs: Epochs = 3,
     batch_size: BatchSize = 32,
-    max_length: MaxLength = 128,
+    max_length: MaxLength = None,
     limit: Annotated[int, typer.Option(min=0, help="Train and test on at most so many examples; 0: all.")] = 1000,
     target_modules: Targets = None,
     device: Device = "cpu",
