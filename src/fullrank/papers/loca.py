@@ -156,11 +156,11 @@ print((merged(x) - before).abs().max())
 
 _TARGETS = ["query", "value"]
 _CELLS = {"n_frequency": 500, "scale": 8.0}
-#: Method -> (configuration in PEFT or here, its fields, learning rate of the adapter).
+#: Method -> (configuration in PEFT or here, its fields, learning rate of the adapter; FourierFT's is the best of three).
 _METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
     "head only": ("", {}, 5e-3),
     "LoRA r=4": ("LoraConfig", {"r": 4, "lora_alpha": 8}, 2e-3),
-    "FourierFT": ("FourierFTConfig", {"n_frequency": 500, "scaling": 150.0}, 1e-1),
+    "FourierFT": ("FourierFTConfig", {"n_frequency": 500, "scaling": 150.0}, 4e-1),
     "LoCA, fixed places": ("LocaConfig", {**_CELLS, "learn_location_steps": 0}, 1e-2),
     "LoCA, learned places": ("LocaConfig", {**_CELLS, "learn_location_steps": 0.2}, 1e-2),
 }
@@ -363,7 +363,7 @@ def _figure(trial: Trial, rows: Sequence[dict[str, Any]]) -> None:
         for name, colour in colours.items():
             axes.plot(_RANKS, [row[name] for row in rows if row["change"] == change], "o-", c=colour, ms=4, label=name)
         axes.set_xscale("log", base=2)
-        axes.set(title=change, xlabel="as many numbers as rank", xticks=_RANKS, xticklabels=_RANKS)
+        axes.set(title=change, xlabel="rank that takes as many numbers", xticks=_RANKS, xticklabels=_RANKS)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("relative error of the change")
     figure.axes[1].legend(frameon=False, fontsize=8)
