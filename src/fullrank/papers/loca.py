@@ -156,7 +156,7 @@ print((merged(x) - before).abs().max())
 
 _TARGETS = ["query", "value"]
 _CELLS = {"n_frequency": 500, "scale": 8.0}
-#: Method -> (configuration in PEFT or here, its fields, learning rate of the adapter; FourierFT's is the best of three).
+#: Method -> (configuration in PEFT or here, its fields, learning rate); FourierFT's rate is the best of three.
 _METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
     "head only": ("", {}, 5e-3),
     "LoRA r=4": ("LoraConfig", {"r": 4, "lora_alpha": 8}, 2e-3),
