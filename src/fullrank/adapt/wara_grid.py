@@ -15,6 +15,7 @@ from jaxtyping import Float
 from peft import PeftConfig
 from torch import Tensor, nn
 
+from fullrank.adapt.config import DeltaConfig
 from fullrank.adapt.tuner import DeltaModel
 from fullrank.linalg import band_sizes, dwt, idwt
 
@@ -210,7 +211,7 @@ def grid_of(
 class PrefixAwareModel(DeltaModel):
     """A tuner that knows how many class and register tokens the model has before its patches."""
 
-    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
+    def _prepare_adapter_config(self, peft_config: DeltaConfig, model_config: dict[str, Any]) -> PeftConfig:
         prepared: Any = super()._prepare_adapter_config(peft_config, model_config)
         if prepared.form == "grid" and prepared.num_prefix_tokens is None:
             prepared.num_prefix_tokens = prefix_tokens(model_config)
