@@ -232,10 +232,13 @@ print((merged(x) - before).abs().max())
         ),
         Claim(
             id="level-on-news",
-            says="On a second set, AG news, LoLDU at full rank is within a point of LoRA of rank 8 too.",
+            says=(
+                "On a second set, AG news, LoLDU at full rank is within a point of LoRA of rank 8 too, but at a "
+                "learning rate of 3e-3; at the 1e-2 of the first set it is lower."
+            ),
             source="our runs on AG news with MiniLM",
             unit="%",
-            holds=lambda m: m["LoRA r=8"] - m["r=384"] <= 1,
+            holds=lambda m: m["LoRA r=8"] - m["r=384"] <= 1 and m["r=384 at 1e-2"] < m["r=384"],
             kind="finding",
         ),
         Claim(
@@ -311,7 +314,11 @@ _INCONSISTENT = "start at ones, residual of the pivots"
 _INIT_METHODS = {"start at the pivots": "lu", "start at ones": "ones", _INCONSISTENT: "lu"}
 _CONSISTENT = ("r=384", "start at the pivots", "start at ones")
 _STARTS = ("head only", *_CONSISTENT, _INCONSISTENT)
-_SECOND = ("head only", "r=384", "LoRA r=8")
+#: The same on the second set, where the pivots need a lower rate.
+_ON_NEWS = {method: _METHODS[method] for method in ("head only", "LoRA r=8")} | {
+    "r=384": ("LoLDUConfig", {"r": 384}, 3e-3),
+    "r=384 at 1e-2": _METHODS["r=384"],
+}
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 384)
 
 
@@ -340,10 +347,11 @@ def study(trial: Trial) -> None:
     on_questions = partial(_run, "trec-questions", size, trial.device)
     questions = repeat(trial, [*_METHODS, *sweep], on_questions, f"TREC questions {size}")
     starts = repeat(trial, _STARTS, on_questions, f"TREC questions {size}", paired)
-    news = repeat(trial, _SECOND, partial(_run, "agnews", size, trial.device), f"AG news {size}")
+    longer = size._replace(tokens=2 * size.tokens)
+    news = repeat(trial, _ON_NEWS, partial(_run, "agnews", longer, trial.device), f"AG news {longer}")
     trial.measure("rank-order", *questions.summary(["head only", "r=1", "r=64", "r=384"]))
     trial.measure("level-with-lora", *questions.summary(["LoRA r=8", "r=384"]))
-    trial.measure("level-on-news", *news.summary(_SECOND))
+    trial.measure("level-on-news", *news.summary(_ON_NEWS.keys()))
     factors = {"LDU": "r=384", "random": "random factors", "random, unit columns": "random factors, unit columns"}
     trial.measure("ldu-factors-matter", *questions.summary(factors))
     trial.measure("scale-of-the-factors", *questions.summary(factors))
@@ -360,9 +368,15 @@ def study(trial: Trial) -> None:
         f"{size.training} sentences of at most {size.tokens} tokens train query and value of the last {size.layers} of "
         f"MiniLM's six layers for {size.epochs} epochs, and a head, tested on {size.testing}. LoRA of rank 8 trains "
         f"{lora / ours:.0f} times as many numbers as LoLDU of full rank. VeRA reaches LoLDU's size with rank 1 only, "
-        "TinyLoRA with 20 singular directions. AG news stands in for SUBJ, which is not bundled."
+        f"TinyLoRA with 20 singular directions. AG news, cut after {longer.tokens} tokens, stands in for SUBJ, which "
+        "is not bundled."
     )
-    mean, _ = questions.summary(list(questions.runs))
+    mean, spread = questions.summary(list(questions.runs))
+    trial.note(
+        f"Accuracy goes from {mean['head only']:.1f} % of the head over {mean['r=1']:.1f} % of r = 1 to "
+        f"{mean['r=64']:.1f} % of r = 64 and {mean['r=384']:.1f} % of r = 384; the last two have spreads over seeds of "
+        f"{spread['r=64']:.1f} and {spread['r=384']:.1f} points. Ranks up to 64 train at 3e-2, the full one at 1e-2."
+    )
     trial.note(
         f"With the factors of the weight {mean['r=384']:.1f} % are right, with Gaussian ones of the same Frobenius "
         f"norms {mean['random factors']:.1f} %, with Gaussian ones of unit columns and rows "
@@ -416,7 +430,7 @@ def _run(source: str, size: _Size, device: str, method: str, seed: int) -> dict[
     from fullrank.adapt import TrainingSettings
     from fullrank.papers._sentences import sentence_task, train_sentences
 
-    kind, fields, rate = _configured(method)
+    kind, fields, rate = _ON_NEWS[method] if source == "agnews" else _configured(method)
     room = adapt if kind in adapt.__all__ else peft
     config = getattr(room, kind)(target_modules=_TARGETS, **fields) if kind else None
     before = {
