@@ -231,14 +231,17 @@ print((merged(x) - before).abs().max())
             holds=lambda m: m["LDU"] - m["random"] >= 3,
         ),
         Claim(
-            id="level-on-news",
+            id="below-lora-on-news",
             says=(
-                "On a second set, AG news, LoLDU at full rank is within a point of LoRA of rank 8 too, but at a "
-                "learning rate of 3e-3; at the 1e-2 of the first set it is lower."
+                "On a second set, AG news, LoLDU at full rank is at least a point below LoRA of rank 8 and nearer to the "
+                "head alone, at either of two learning rates: the tie on TREC does not carry over."
             ),
             source="our runs on AG news with MiniLM",
             unit="%",
-            holds=lambda m: m["LoRA r=8"] - m["r=384"] <= 1 and m["r=384 at 1e-2"] < m["r=384"],
+            holds=lambda m: (
+                m["LoRA r=8"] - max(m["r=384"], m["r=384 at 1e-2"]) >= 1
+                and m["LoRA r=8"] + m["head only"] > 2 * max(m["r=384"], m["r=384 at 1e-2"])
+            ),
             kind="finding",
         ),
         Claim(
@@ -314,7 +317,7 @@ _INCONSISTENT = "start at ones, residual of the pivots"
 _INIT_METHODS = {"start at the pivots": "lu", "start at ones": "ones", _INCONSISTENT: "lu"}
 _CONSISTENT = ("r=384", "start at the pivots", "start at ones")
 _STARTS = ("head only", *_CONSISTENT, _INCONSISTENT)
-#: The same on the second set, where the pivots need a lower rate.
+#: The same on the second set, where the pivots do better at a lower rate.
 _ON_NEWS = {method: _METHODS[method] for method in ("head only", "LoRA r=8")} | {
     "r=384": ("LoLDUConfig", {"r": 384}, 3e-3),
     "r=384 at 1e-2": _METHODS["r=384"],
@@ -351,7 +354,7 @@ def study(trial: Trial) -> None:
     news = repeat(trial, _ON_NEWS, partial(_run, "agnews", longer, trial.device), f"AG news {longer}")
     trial.measure("rank-order", *questions.summary(["head only", "r=1", "r=64", "r=384"]))
     trial.measure("level-with-lora", *questions.summary(["LoRA r=8", "r=384"]))
-    trial.measure("level-on-news", *news.summary(_ON_NEWS.keys()))
+    trial.measure("below-lora-on-news", *news.summary(_ON_NEWS.keys()))
     factors = {"LDU": "r=384", "random": "random factors", "random, unit columns": "random factors, unit columns"}
     trial.measure("ldu-factors-matter", *questions.summary(factors))
     trial.measure("scale-of-the-factors", *questions.summary(factors))
