@@ -233,8 +233,8 @@ print((merged(x) - before).abs().max())
         Claim(
             id="below-lora-on-news",
             says=(
-                "On a second set, AG news, LoLDU at full rank is at least a point below LoRA of rank 8 and nearer to the "
-                "head alone, at either of two learning rates: the tie on TREC does not carry over."
+                "On a second set, AG news, LoLDU at full rank is at least a point below LoRA of rank 8 and nearer to "
+                "the head alone, at either of two learning rates: the tie on TREC does not carry over."
             ),
             source="our runs on AG news with MiniLM",
             unit="%",
