@@ -227,8 +227,8 @@ def study(trial: Trial) -> None:
         f"layers and a head, tested on {size.testing}. LaMDA ends with {first['LaMDA']['at the end']:,} trained "
         f"numbers where LoRA of rank 4 has {first['LoRA r=4']['parameters']:,}, but starts with "
         f"{first['LaMDA']['parameters']:,}: with B frozen at once it loses "
-        f"{mean['LaMDA'] - mean['LaMDA, B frozen at once']:.1f} points, which the count at the end does not tell. It is "
-        f"{mean['LoRA r=4'] - mean['LaMDA']:.1f} points behind LoRA of rank 4, where one is the limit of the claim. "
+        f"{mean['LaMDA'] - mean['LaMDA, B frozen at once']:.1f} points, which the count at the end does not tell. It "
+        f"is {mean['LoRA r=4'] - mean['LaMDA']:.1f} points behind LoRA of rank 4, where one is the limit of the claim. "
         f"LoRA of rank 1, with {first['LoRA r=1']['parameters']:,} numbers, reaches {mean['LoRA r=1']:.1f} % on this "
         f"easy task, LaMDA {mean['LaMDA']:.1f} %."
     )
