@@ -201,9 +201,10 @@ def study(trial: Trial) -> None:
     _parameter_counts(trial)
     layers, tokens = trial.pick(smoke=(2, 64), quick=(12, 2048), full=(12, 2048))
     size = trial.pick(smoke=_Size(32, 16, 8, 2, 1), quick=_Size(1500, 500, 24, 2, 2), full=_Size(5452, 500, 32, 6, 4))
-    memory = trial.step(f"memory layers={layers} tokens={tokens}", partial(_memory, layers, tokens))
-    methods = trial.pick(smoke=_QUICK, quick=_QUICK, full=tuple(_METHODS))
-    runs = repeat(trial, methods, partial(_run, size, trial.device), f"TREC questions {size}")
+    with trial.one_thread():
+        memory = trial.step(f"memory layers={layers} tokens={tokens}", partial(_memory, layers, tokens))
+        methods = trial.pick(smoke=_QUICK, quick=_QUICK, full=tuple(_METHODS))
+        runs = repeat(trial, methods, partial(_run, size, trial.device), f"TREC questions {size}")
     _measure_memory(trial, memory)
     trial.measure("level-at-small-scale", *runs.summary({"LoRA": "LoRA r=4", "LaMDA": "LaMDA"}))
     trial.measure(

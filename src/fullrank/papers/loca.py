@@ -187,9 +187,10 @@ def study(trial: Trial) -> None:
     _recovery(trial)
     size = trial.pick(smoke=_Size(32, 16, 8, 2, 1), quick=_Size(1500, 500, 20, 2, 2), full=_Size(5452, 500, 32, 6, 2))
     longer = size._replace(epochs=trial.pick(smoke=2, quick=4, full=10))
-    runs = repeat(trial, _SIDE_BY_SIDE, partial(_run, size, trial.device), f"TREC questions {size}")
-    pair = repeat(trial, _LONGER, partial(_run, longer, trial.device), f"TREC questions {longer}")
-    _approximation(trial, size)
+    with trial.one_thread():
+        runs = repeat(trial, _SIDE_BY_SIDE, partial(_run, size, trial.device), f"TREC questions {size}")
+        pair = repeat(trial, _LONGER, partial(_run, longer, trial.device), f"TREC questions {longer}")
+        _approximation(trial, size)
     head, lora, fourier, fixed = _SIDE_BY_SIDE
     means, spreads = runs.summary({"LoCA": fixed, "FourierFT": fourier, "LoRA": lora})
     ratio = runs.runs[lora][0]["parameters"] / runs.runs[fixed][0]["parameters"]

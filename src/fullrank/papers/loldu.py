@@ -348,10 +348,11 @@ def study(trial: Trial) -> None:
     # The starts are compared with each other from the same order of sentences, so that fewer seeds tell them apart.
     paired = trial.seeds[: trial.pick(smoke=1, quick=1, full=len(trial.seeds))]
     on_questions = partial(_run, "trec-questions", size, trial.device)
-    questions = repeat(trial, [*_METHODS, *sweep], on_questions, f"TREC questions {size}")
-    starts = repeat(trial, _STARTS, on_questions, f"TREC questions {size}", paired)
-    longer = size._replace(tokens=2 * size.tokens)
-    news = repeat(trial, _ON_NEWS, partial(_run, "agnews", longer, trial.device), f"AG news {longer}")
+    with trial.one_thread():
+        questions = repeat(trial, [*_METHODS, *sweep], on_questions, f"TREC questions {size}")
+        starts = repeat(trial, _STARTS, on_questions, f"TREC questions {size}", paired)
+        longer = size._replace(tokens=2 * size.tokens)
+        news = repeat(trial, _ON_NEWS, partial(_run, "agnews", longer, trial.device), f"AG news {longer}")
     trial.measure("rank-order", *questions.summary(["head only", "r=1", "r=64", "r=384"]))
     trial.measure("level-with-lora", *questions.summary(["LoRA r=8", "r=384"]))
     trial.measure("below-lora-on-news", *news.summary(_ON_NEWS.keys()))
