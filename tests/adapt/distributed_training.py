@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 
 import torch
@@ -113,8 +114,10 @@ def main() -> None:
     distributed.init_process_group("gloo")
     found = {f"{method}, {kind}": difference(METHODS[method], kind) for kind in ("ddp", "fsdp2") for method in METHODS}
     if distributed.get_rank() == 0:
-        print(json.dumps(found))
+        print(json.dumps(found), flush=True)
+    distributed.barrier()
     distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads may still be there while Python takes itself apart, and would abort the process
 
 
 if __name__ == "__main__":

@@ -164,6 +164,7 @@ def sketched(module, **options):
     return get_peft_model(nn.Sequential(module), config).eval()
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @settings(max_examples=20, deadline=None)
 @given(
     kernel=st.sampled_from([1, 3, (2, 3)]), stride=st.integers(1, 2), dilation=st.integers(1, 2),
