@@ -70,13 +70,24 @@ def energy_rank(values: Values, energy: float) -> Int[Tensor, "*batch"]:
     Raises:
         ValueError: `energy` outside (0, 1].
     """
+    return rank_missing(missing_energy(values), energy)
+
+
+def missing_energy(values: Values) -> Values:
+    """The sum of squares that is missing after k values, for every k from 0, in float64."""
+    # Tail sums, smallest first, have no cancellation.
+    return values.to(torch.float64).square().flip(-1).cumsum(-1).flip(-1)
+
+
+def rank_missing(missing: Values, energy: float) -> Int[Tensor, "*batch"]:
+    """`energy_rank` from what `missing_energy` gives, for several energies of one spectrum.
+
+    Raises:
+        ValueError: `energy` outside (0, 1].
+    """
     if not 0 < energy <= 1:
         raise ValueError(f"energy={energy} is not a share: a number in (0, 1] is accepted, such as 0.95")
-    power = values.to(torch.float64).square()
-    # Tail sums, smallest first: the share that is missing after k values, without cancellation.
-    missing = power.flip(-1).cumsum(-1).flip(-1)
-    total = missing[..., :1]
-    return (missing > (1 - energy) * total).sum(-1)
+    return (missing > (1 - energy) * missing[..., :1]).sum(-1)
 
 
 def error_rank(values: Values, error: float) -> Int[Tensor, "*batch"]:
@@ -85,9 +96,18 @@ def error_rank(values: Values, error: float) -> Int[Tensor, "*batch"]:
     Raises:
         ValueError: `error` outside [0, 1).
     """
+    return energy_rank(values, energy_within(error))
+
+
+def energy_within(error: float) -> float:
+    """The share of the sum of squares that an approximation within a relative Frobenius error holds.
+
+    Raises:
+        ValueError: `error` outside [0, 1).
+    """
     if not 0 <= error < 1:
         raise ValueError(f"error={error} is not a relative error: a number in [0, 1) is accepted, such as 0.1")
-    return energy_rank(values, 1 - error**2)
+    return 1 - error**2
 
 
 def power_law_exponent(values: Values, first: int = 3, last: int = 100) -> Scalar:

@@ -85,7 +85,8 @@ class MatrixReport:
         rows, columns = spectrum.shape
         largest = float(spectrum.spectral_norm)
         zero = largest == 0
-        kept = spectrum.values[:: -(-len(spectrum.values) // _PLOTTED)]
+        effective_rank = 0.0 if zero else float(spectrum.effective_rank)
+        kept = spectrum.values[:: -(-len(spectrum.values) // _PLOTTED)].tolist()
         return cls(
             name=name,
             kind=kind,
@@ -94,9 +95,9 @@ class MatrixReport:
             rows=rows,
             columns=columns,
             parameters=rows * columns,
-            effective_rank=0.0 if zero else float(spectrum.effective_rank),
+            effective_rank=effective_rank,
             stable_rank=0.0 if zero else float(spectrum.stable_rank),
-            rank_share=0.0 if zero else float(spectrum.effective_rank) / min(rows, columns),
+            rank_share=effective_rank / min(rows, columns),
             energy_ranks={f"{energy:.2f}": int(spectrum.energy_rank(energy)) for energy in ENERGIES},
             numerical_rank=int(spectrum.numerical_rank),
             nuclear_norm=float(spectrum.nuclear_norm),
@@ -104,7 +105,7 @@ class MatrixReport:
             spectral_norm=largest,
             break_even_rank=spectrum.break_even_rank,
             truncations=tuple(_truncation(spectrum, error) for error in ERRORS),
-            spectrum=tuple(round(float(value) / (largest or 1.0), 6) for value in kept),
+            spectrum=tuple(round(value / (largest or 1.0), 6) for value in kept),
         )
 
     def truncation(self, error: float) -> Truncation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -104,11 +105,15 @@ class Spectrum:
 
     def energy_rank(self, energy: float) -> Count:
         """Smallest k whose leading values hold the share `energy` of the squared Frobenius norm."""
-        return ranks.energy_rank(self.values, energy)
+        return ranks.rank_missing(self._missing, energy)
 
     def error_rank(self, error: float) -> Count:
         """Smallest rank that approximates the matrix within the relative Frobenius error `error`."""
-        return ranks.error_rank(self.values, error)
+        return ranks.rank_missing(self._missing, ranks.energy_within(error))
+
+    @cached_property
+    def _missing(self) -> Float[Tensor, "*batch k"]:
+        return ranks.missing_energy(self.values)
 
     @property
     def nuclear_norm(self) -> Scalar:
