@@ -10,6 +10,17 @@ from typing import Any
 from fullrank.papers._trial import Trial
 
 
+def mean_and_spread(values: Mapping[str, Iterable[float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard deviation of every list, as `Trial.measure` takes them."""
+    import numpy as np
+
+    lists = {name: list(numbers) for name, numbers in values.items()}
+    return (
+        {name: float(np.mean(numbers)) for name, numbers in lists.items()},
+        {name: float(np.std(numbers)) for name, numbers in lists.items()},
+    )
+
+
 @dataclass(frozen=True)
 class Repeats:
     """Runs of several methods, in the order of the seeds.
@@ -33,14 +44,8 @@ class Repeats:
             names: the methods, or name in the measurement -> method.
             score: which number of a run.
         """
-        import numpy as np
-
         methods = names if isinstance(names, Mapping) else {name: name for name in names}
-        values = {name: self.values(method, score) for name, method in methods.items()}
-        return (
-            {name: float(np.mean(numbers)) for name, numbers in values.items()},
-            {name: float(np.std(numbers)) for name, numbers in values.items()},
-        )
+        return mean_and_spread({name: self.values(method, score) for name, method in methods.items()})
 
     def rows(self, score: str = "accuracy", unit: str = "%", **more: str) -> list[dict[str, Any]]:
         """A table: mean, spread and the single runs of a score, and further columns that are the same in every run.

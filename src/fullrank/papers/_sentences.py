@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from fullrank.adapt import TrainingSettings
 
 _BATCH = 64
+
+
+class Size(NamedTuple):
+    """How much text is trained on."""
+
+    training: int
+    testing: int
+    tokens: int
+    layers: int
+    epochs: int
 
 
 @dataclass(frozen=True)

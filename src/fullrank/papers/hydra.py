@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fullrank.papers import Claim, Paper, Trial
+from fullrank.papers._repeats import mean_and_spread
 
 _GLUE = "RoBERTa-base weights and GLUE"
 _VIT = "ViT-B/16 ImageNet-21k weights and VTAB-1k"
@@ -346,7 +347,7 @@ def _recovery(trial: Trial) -> None:
     errors = {method: [fit["error"] for fit in found] for method, found in fits.items()}
     bounds = {method: [fit["bound"] for fit in found] for method, found in fits.items()}
     named = {"Hydra": errors["Hydra"], "LoRA": errors["LoRA, r = 4"], "sequential": errors["sequential"]}
-    trial.measure("both-branches-needed", *_summary(named))
+    trial.measure("both-branches-needed", *mean_and_spread(named))
     # Of both sizes of LoRA and all seeds, the fit that is furthest from its bound.
     pairs = [
         pair for method in ("LoRA, r = 3", "LoRA, r = 4") for pair in zip(errors[method], bounds[method], strict=True)
@@ -521,7 +522,7 @@ def _measure_text(trial: Trial, runs: dict[tuple[str, str], list[dict[str, Any]]
         best, worst = max(_FORMS, key=mean.__getitem__), min(_FORMS, key=mean.__getitem__)
         above[task] = list(accuracy[task, worst] - accuracy[task, "head only"])
         gaps[task] = accuracy[task, best] - accuracy[task, worst]
-    trial.measure("beats-the-head", *_summary(above))
+    trial.measure("beats-the-head", *mean_and_spread(above))
     widest = max(gaps.values(), key=lambda gap: gap.mean())
     trial.measure("text-tasks-tie", float(widest.mean()), float(widest.std()))
     pooled = {method: np.concatenate([accuracy[task, method] for task in _TASKS]) for method in _FORMS}
@@ -554,7 +555,7 @@ def _measure_hydra(trial: Trial, runs: Sequence[dict[str, Any]]) -> None:
         "best on test": [max(epoch["test"] for epoch in run["epochs"]) for run in runs],
         "chosen on validation": [max(run["epochs"], key=lambda epoch: epoch["validation"])["test"] for run in runs],
     }
-    trial.measure("selection-on-the-test-set", *_summary(chosen))
+    trial.measure("selection-on-the-test-set", *mean_and_spread(chosen))
     mean = {k: np.mean([run["alignment"][str(k)] for run in runs], axis=(0, 1)) for k in _DIRECTIONS}
     trial.table(
         "alignment", [{"directions": k, "parallel": both[0], "sequential": both[1]} for k, both in mean.items()]
@@ -577,14 +578,6 @@ def _tables(trial: Trial, runs: dict[tuple[str, str], list[dict[str, Any]]]) -> 
         row["ms per step"] = float(np.median([run["milliseconds"] for task in _TASKS for run in runs[task, method]]))
         rows.append(row)
     trial.table("sentences", rows)
-
-
-def _summary(values: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation."""
-    import numpy as np
-
-    mean = {name: float(np.mean(numbers)) for name, numbers in values.items()}
-    return mean, {name: float(np.std(numbers)) for name, numbers in values.items()}
 
 
 def _mean_of(name: str) -> Callable[[list[dict[str, Any]]], float]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fullrank.papers import Claim, Paper, Trial
 from fullrank.papers._repeats import Repeats, repeat
+from fullrank.papers._sentences import Size
 
 _LLM = "the paper's language models and task sets on GPUs"
 
@@ -185,22 +186,12 @@ _WIDTHS = (256, 512, 1024)
 _RANK = 32
 
 
-class _Size(NamedTuple):
-    """How much text is trained on."""
-
-    training: int
-    testing: int
-    tokens: int
-    layers: int
-    epochs: int
-
-
 @PAPER.study
 def study(trial: Trial) -> None:
     """Parameters and memory, counted; questions classified by MiniLM's last layers."""
     _parameter_counts(trial)
     layers, tokens = trial.pick(smoke=(2, 64), quick=(12, 2048), full=(12, 2048))
-    size = trial.pick(smoke=_Size(32, 16, 8, 2, 1), quick=_Size(1500, 500, 24, 2, 2), full=_Size(5452, 500, 32, 6, 4))
+    size = trial.pick(smoke=Size(32, 16, 8, 2, 1), quick=Size(1500, 500, 24, 2, 2), full=Size(5452, 500, 32, 6, 4))
     with trial.one_thread():
         memory = trial.step(f"memory layers={layers} tokens={tokens}", partial(_memory, layers, tokens))
         methods = trial.pick(smoke=_QUICK, quick=_QUICK, full=tuple(_METHODS))
@@ -329,7 +320,7 @@ def _measure_memory(trial: Trial, rows: Sequence[Mapping[str, Any]]) -> None:
     trial.table("memory-of-a-step", rows)
 
 
-def _run(size: _Size, device: str, method: str, seed: int) -> dict[str, Any]:
+def _run(size: Size, device: str, method: str, seed: int) -> dict[str, Any]:
     """One training run: accuracy in percent, and how many numbers are trained at its start and at its end."""
     from peft import LoraConfig
 

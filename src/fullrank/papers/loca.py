@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fullrank.papers import Claim, Paper, Trial
 from fullrank.papers._repeats import repeat
+from fullrank.papers._sentences import Size
 
 _ROBERTA = "RoBERTa-base weights and GLUE"
 
@@ -171,21 +172,11 @@ _LORA_RANK = 4  # whose numbers the claims on approximation compare
 _GRID, _TRUE_CELLS = (32, 48), 20
 
 
-class _Size(NamedTuple):
-    """How much text is trained on."""
-
-    training: int
-    testing: int
-    tokens: int
-    layers: int
-    epochs: int
-
-
 @PAPER.study
 def study(trial: Trial) -> None:
     """Cells of a known change; how near cells and low rank come to changes; questions classified by MiniLM."""
     _recovery(trial)
-    size = trial.pick(smoke=_Size(32, 16, 8, 2, 1), quick=_Size(1500, 500, 20, 2, 2), full=_Size(5452, 500, 32, 6, 2))
+    size = trial.pick(smoke=Size(32, 16, 8, 2, 1), quick=Size(1500, 500, 20, 2, 2), full=Size(5452, 500, 32, 6, 2))
     longer = size._replace(epochs=trial.pick(smoke=2, quick=4, full=10))
     with trial.one_thread():
         runs = repeat(trial, _SIDE_BY_SIDE, partial(_run, size, trial.device), f"TREC questions {size}")
@@ -255,7 +246,7 @@ def _fit(steps: int, places: str, seed: int) -> dict[str, float]:
     return {"cells": sum(tuple(cell) in found for cell in true.mT.tolist()) / k, "loss": float(left)}
 
 
-def _run(size: _Size, device: str, method: str, seed: int) -> dict[str, Any]:
+def _run(size: Size, device: str, method: str, seed: int) -> dict[str, Any]:
     """One training run: accuracy in percent, and how many amplitudes are in another cell than at the start."""
     import peft
 
@@ -279,7 +270,7 @@ def _run(size: _Size, device: str, method: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _approximation(trial: Trial, size: _Size) -> None:
+def _approximation(trial: Trial, size: Size) -> None:
     """Errors of low rank, of chosen and of random cells, on normal matrices and on changes by full fine-tuning."""
     curves = repeat(
         trial, ("normal entries", "fine-tuning"), partial(_errors, size, trial.device), f"approximating changes, {size}"
@@ -313,7 +304,7 @@ def _approximation(trial: Trial, size: _Size) -> None:
     _figure(trial, rows)
 
 
-def _errors(size: _Size, device: str, change: str, seed: int) -> dict[str, float]:
+def _errors(size: Size, device: str, change: str, seed: int) -> dict[str, float]:
     """Relative errors at the numbers that each rank takes, mean over the matrices."""
     import torch
 
@@ -342,7 +333,7 @@ def _errors(size: _Size, device: str, change: str, seed: int) -> dict[str, float
     return {name: sum(errors) / len(errors) for name, errors in found.items()}
 
 
-def _fine_tuned(size: _Size, device: str, seed: int) -> list[Any]:
+def _fine_tuned(size: Size, device: str, seed: int) -> list[Any]:
     """What full fine-tuning changes of query and value in every layer."""
     from fullrank.adapt import TrainingSettings
     from fullrank.papers._sentences import sentence_task, train_sentences, upper_layers

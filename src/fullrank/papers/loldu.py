@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fullrank.papers import Claim, Paper, Trial
 from fullrank.papers._repeats import Repeats, repeat
+from fullrank.papers._sentences import Size
 
 _GLUE = "RoBERTa-base weights and GLUE"
 _VIT = "ViT-B weights and the six image sets"
@@ -325,24 +326,14 @@ _ON_NEWS = {method: _METHODS[method] for method in ("head only", "LoRA r=8")} | 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 384)
 
 
-class _Size(NamedTuple):
-    """How much text is trained on."""
-
-    training: int
-    testing: int
-    tokens: int
-    layers: int
-    epochs: int
-
-
 @PAPER.study
 def study(trial: Trial) -> None:
     """Questions and news, classified by MiniLM's last layers: ranks, starts, random factors, and rivals."""
     _parameter_counts(trial)
     size = trial.pick(
-        smoke=_Size(32, 16, 8, 2, 1),
-        quick=_Size(600, 500, 16, 2, 4),
-        full=_Size(5000, 1500, 32, 6, 4),
+        smoke=Size(32, 16, 8, 2, 1),
+        quick=Size(600, 500, 16, 2, 4),
+        full=Size(5000, 1500, 32, 6, 4),
     )
     sweep = trial.pick(smoke=(), quick=(), full=tuple(f"r={r}" for r in _RANKS if f"r={r}" not in _METHODS))
     # The starts are compared with each other from the same order of sentences, so that fewer seeds tell them apart.
@@ -426,7 +417,7 @@ def _parameter_counts(trial: Trial) -> None:
     )
 
 
-def _run(source: str, size: _Size, device: str, method: str, seed: int) -> dict[str, Any]:
+def _run(source: str, size: Size, device: str, method: str, seed: int) -> dict[str, Any]:
     """One training run: accuracy in percent."""
     import peft
 

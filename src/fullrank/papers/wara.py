@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import Any, cast
 
 from fullrank.papers import Claim, Paper, Trial
+from fullrank.papers._repeats import mean_and_spread
 
 _NUMBERS = "the paper's image generation and segmentation set-ups, whose numbers are not printed in the abstract"
 _SHIFTS = ("noise", "checkerboard", "blur")
@@ -280,14 +281,15 @@ def _locality(trial: Trial) -> None:
         for name, shift in (("inversion", _INVERSION), ("blur", blur))
         for order, way in (("ordered", _ORDERED), ("shuffled", _SHUFFLED))
     }
-    trial.measure("local-structure", *_summary(local))
+    trial.measure("local-structure", *mean_and_spread(local))
     ways = {"WaRA": "Haar, hidden axis", "LoRA": "LoRA"}
     trial.measure(
-        "unordered-axes-do-not-gain", *_summary({name: errors(_INVERSION, way) for name, way in ways.items()})
+        "unordered-axes-do-not-gain", *mean_and_spread({name: errors(_INVERSION, way) for name, way in ways.items()})
     )
     ways = {"WaRA": _ORDERED, "LoRA": "LoRA"}
     trial.measure(
-        "two-levels-beat-lora-when-ordered", *_summary({name: errors(_INVERSION, way) for name, way in ways.items()})
+        "two-levels-beat-lora-when-ordered",
+        *mean_and_spread({name: errors(_INVERSION, way) for name, way in ways.items()}),
     )
     layers = [(row["shift"], row["layer"]) for row in found[trial.seeds[0]]]
     ways = [name for name in found[trial.seeds[0]][0] if name not in ("shift", "layer")]
@@ -454,7 +456,7 @@ def _images(trial: Trial) -> None:
             run = partial(_adapted, base, shift, 100 * seed + draw, steps, ways, trial.device)
             found[shift].append(trial.step(key, run))
     gains = {shift: [run["gated WaRA"] - run["LoRA"] for run in runs] for shift, runs in found.items()}
-    trial.measure("beats-lora-at-equal-size", *_summary(gains))
+    trial.measure("beats-lora-at-equal-size", *mean_and_spread(gains))
     trial.measure("ungated-is-lora", max(run["difference"] for runs in found.values() for run in runs))
     rows = []
     for way in ("before", *ways):
@@ -651,9 +653,9 @@ def _language(trial: Trial) -> None:
         runs[method].append(trial.step(key, partial(_classify, method, seed, sizes, trial.device, watch)))
     accuracy = {method: [run["accuracy"] for run in found] for method, found in runs.items()}
     named = {name: accuracy[name] for name in ("WaRA", "LoRA", "head only")}
-    trial.measure("effective-on-language", *_summary(named))
+    trial.measure("effective-on-language", *mean_and_spread(named))
     filters = {"db4": accuracy["WaRA shared, db4"], "Haar": accuracy["WaRA shared, Haar"]}
-    trial.measure("longer-filters-no-worse", *_summary(filters))
+    trial.measure("longer-filters-no-worse", *mean_and_spread(filters))
     trial.table(
         "questions",
         [
@@ -687,14 +689,6 @@ def _classify(
     task = sentence_task("trec-questions", training, testing, tokens)
     outcome = train_sentences(task, config, settings, everything=full, on_progress=watch)
     return {"accuracy": 100 * outcome.accuracy, "parameters": outcome.parameters}
-
-
-def _summary(values: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation."""
-    import numpy as np
-
-    mean = {name: float(np.mean(numbers)) for name, numbers in values.items()}
-    return mean, {name: float(np.std(numbers)) for name, numbers in values.items()}
 
 
 def _figure_of_updates(trial: Trial, rows: Sequence[dict[str, Any]]) -> None:
