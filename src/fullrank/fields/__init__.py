@@ -1,0 +1,1 @@
+"""What one domain of application needs, a module each."""
