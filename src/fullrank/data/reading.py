@@ -80,7 +80,7 @@ def labelled_images() -> Format:
 
 
 def masked_images() -> Format:
-    """A `.npz` archive: JPEG images and PNG masks end to end, the offsets of both, and names."""
+    """A `.npz` archive: grey JPEG images and PNG masks end to end, the offsets of both, and names."""
     return Format(("name", "image", "mask"), _masked_images, None)
 
 
@@ -90,7 +90,7 @@ def cifar_batches(prefix: str) -> Format:
 
 
 def masked_image_folders(split: str) -> Format:
-    """A `.zip` of `images/SPLIT/NAME.jpg` and `annotations/SPLIT/NAME.png`."""
+    """A `.zip` of grey `images/SPLIT/NAME.jpg` and `annotations/SPLIT/NAME.png`."""
     return Format(("name", "image", "mask"), lambda file: _masked_image_folders(file, split), None)
 
 
@@ -124,7 +124,7 @@ def _labelled_images(file: IO[bytes]) -> Iterator[Record]:
 
 def _masked_images(file: IO[bytes]) -> Iterator[Record]:
     archive = np.load(file, allow_pickle=False)
-    images = _pictures(archive["image"], archive["image_offsets"])
+    images = _pictures(archive["image"], archive["image_offsets"], "L")
     masks = _pictures(archive["mask"], archive["mask_offsets"])
     for name, image, mask in zip(archive["names"], images, masks, strict=True):
         yield {"name": str(name), "image": image, "mask": mask}
@@ -154,18 +154,21 @@ def _masked_image_folders(file: IO[bytes], split: str) -> Iterator[Record]:
             mask = place.parents[2] / "annotations" / split / f"{place.stem}.png"
             yield {
                 "name": place.stem,
-                "image": _picture(archive.read(member)),
+                "image": _picture(archive.read(member), "L"),
                 "mask": _picture(archive.read(str(mask))),
             }
 
 
-def _pictures(content: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+def _pictures(
+    content: NDArray[np.uint8], offsets: NDArray[np.int64], mode: str | None = None
+) -> Iterator[NDArray[np.uint8]]:
     for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        yield _picture(content[begin:end].tobytes())
+        yield _picture(content[begin:end].tobytes(), mode)
 
 
-def _picture(content: bytes) -> NDArray[np.uint8]:
+def _picture(content: bytes, mode: str | None = None) -> NDArray[np.uint8]:
+    """The pixels of a file, in Pillow's mode ("L" is grey) or the file's own."""
     from PIL import Image  # only data sets of images need it
 
     with Image.open(BytesIO(content)) as image:
-        return np.asarray(image)
+        return np.asarray(image.convert(mode) if mode else image)
