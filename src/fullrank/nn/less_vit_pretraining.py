@@ -1,0 +1,313 @@
+"""Hyper-MAE: pre-training by hiding patches and channels of the cube independently (Si et al. 2025, 2503.12843)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from fullrank._optional import require
+from fullrank.nn.less_vit import (
+    LESSViTLayers,
+    LESSViTModel,
+    LESSViTPreTrainedModel,
+    Scene,
+    Wavelengths,
+    as_masking,
+)
+from fullrank.nn.less_positions import Number
+from fullrank.nn.less_vit_configuration import LESSViTConfig
+from fullrank.nn.less_vit_inputs import (
+    WavelengthUnit,
+    check_modality_sizes,
+    check_resolution,
+    check_wavelengths,
+    patchify,
+    whole_patches,
+)
+from fullrank.nn.less_vit_masking import Masking
+
+require("transformers", "adapt")
+
+from transformers.utils import ModelOutput  # noqa: E402
+
+#: Channels that a mask leaves visible at least.
+LEAST_CHANNELS = 2
+
+
+class HyperMAELoss(nn.Module):
+    """Squared error at hidden patches plus squared error in hidden channels, each averaged over the modalities.
+
+    With e[b, c, n] the mean squared error of a patch in a channel, and for every modality g with something hidden,
+
+        pos_g = Σ_b,n m_pos mean_{c in g} e / Σ m_pos    and    chan_g = Σ_b,{c in g} m_ch mean_n e / Σ m_ch,
+
+    the loss is mean_g pos_g + mean_g chan_g. The first averages over visible channels too, the second over visible
+    patches.
+
+    Args:
+        norm_pix: standardise every patch of the target, with the unbiased variance plus 1e-6. Default False.
+    """
+
+    def __init__(self, norm_pix: bool = False) -> None:
+        super().__init__()
+        self.norm_pix = norm_pix
+
+    def target(
+        self, patches: Float[Tensor, "batch channels patches pixels"]
+    ) -> Float[Tensor, "batch channels patches pixels"]:
+        """What is to be predicted."""
+        if not self.norm_pix:
+            return patches
+        variance = patches.var(dim=-1, keepdim=True, unbiased=patches.shape[-1] > 1)
+        return (patches - patches.mean(dim=-1, keepdim=True)) / (variance + 1e-6).sqrt()
+
+    def forward(
+        self,
+        prediction: Float[Tensor, "batch channels patches pixels"],
+        target: Float[Tensor, "batch channels patches pixels"],
+        patch_mask: Bool[Tensor, "batch patches"],
+        channel_mask: Bool[Tensor, "batch channels"],
+        modality_sizes: Sequence[int],
+        valid: Bool[Tensor, "batch channels patches pixels"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss.
+
+        Args:
+            prediction: of every pixel.
+            target: of `HyperMAELoss.target`.
+            patch_mask: True at hidden patches.
+            channel_mask: True at hidden channels.
+            modality_sizes: channels of every modality; a modality without channels is passed over.
+            valid: False at pixels without data, which count for nothing. Default: all count.
+        """
+        squares = (prediction.float() - target.float()).square()
+        if valid is None:
+            e, weight = squares.mean(dim=-1), torch.ones_like(squares[..., 0])
+        else:
+            count = valid.sum(dim=-1)
+            e = (squares * valid).sum(dim=-1) / count.clamp(min=1)
+            weight = (count > 0).to(e.dtype)
+        sizes = list(modality_sizes)
+        groups = [
+            (e_g, weight_g, mask_g.to(e.dtype))
+            for e_g, weight_g, mask_g in zip(
+                e.split(sizes, 1), weight.split(sizes, 1), channel_mask.split(sizes, 1), strict=True
+            )
+            if e_g.shape[1]
+        ]
+        hidden_patches = patch_mask.to(e.dtype)
+        pos = [_masked_mean(_mean(e_g, w, 1), hidden_patches * w.any(1)) for e_g, w, _ in groups]
+        chan = [_masked_mean(_mean(e_g, w, 2), hidden * w.any(2)) for e_g, w, hidden in groups]
+        return _mean_of_groups(pos) + _mean_of_groups(chan)
+
+
+def _mean(e: Tensor, weight: Tensor, axis: int) -> Tensor:
+    return (e * weight).sum(axis) / weight.sum(axis).clamp(min=1)
+
+
+def _masked_mean(e: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over what is masked, and whether anything is."""
+    total = mask.sum()
+    return (e * mask).sum() / total.clamp(min=1), total > 0
+
+
+def _mean_of_groups(groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    means, present = (torch.stack(part) for part in zip(*groups, strict=True))
+    return (means * present).sum() / present.sum().clamp(min=1)
+
+
+@dataclass
+class LESSViTForPreTrainingOutput(ModelOutput):
+    """What a step of Hyper-MAE gives.
+
+    Attributes:
+        loss: of `HyperMAELoss`.
+        reconstruction: predicted pixels, (batch, channels, patches, p²).
+        target: what they are compared with.
+        latent: the encoder's grid of visible channels and patches, with CLS.
+        patch_mask, channel_mask: True where hidden.
+        patch_ids_restore, channel_ids_restore: the inverse permutations.
+    """
+
+    loss: Tensor | None = None
+    reconstruction: Tensor | None = None
+    target: Tensor | None = None
+    latent: Tensor | None = None
+    patch_mask: Tensor | None = None
+    channel_mask: Tensor | None = None
+    patch_ids_restore: Tensor | None = None
+    channel_ids_restore: Tensor | None = None
+
+
+class HyperMAEDecoder(nn.Module):
+    """Put mask tokens where something was hidden, and predict the pixels of every patch of every channel."""
+
+    def __init__(self, config: LESSViTConfig) -> None:
+        super().__init__()
+        dim, pixels = config.decoder_hidden_size, config.patch_size**2
+        self.modalities = tuple(config.modalities)
+        self.embed = nn.Linear(config.hidden_size, dim)
+        self.mask_token = nn.Parameter(torch.empty(dim))
+        self.channel_mask_token = nn.Parameter(torch.empty(dim))
+        self.spatial_mask_token = nn.Parameter(torch.empty(dim))
+        self.layers = LESSViTLayers(
+            config,
+            dim,
+            config.decoder_num_hidden_layers,
+            config.decoder_num_attention_heads,
+            config.decoder_channel_head_dim,
+        )
+        self.predict = nn.ModuleDict({name: nn.Linear(dim, pixels) for name in self.modalities})
+
+    def forward(
+        self,
+        latent: Float[Tensor, "batch kept_channels kept_patches dim"],
+        scene: Scene,
+        channel_masking: Masking,
+        patch_masking: Masking,
+        modality_sizes: Sequence[int],
+    ) -> Float[Tensor, "batch channels patches pixels"]:
+        """The pixels of all channels and patches of the scene."""
+        grid = self.embed(latent)
+        batch, rows, _, dim = grid.shape
+        hidden = patch_masking.ids_restore.shape[1] - patch_masking.visible
+        fill = torch.stack([self.channel_mask_token, *[self.mask_token] * (rows - 1)]).to(grid.dtype)
+        grid = patch_masking.restore_after_cls(grid, fill[None, :, None].expand(batch, rows, hidden, dim), axis=2)
+        columns = grid.shape[2]
+        hidden = channel_masking.ids_restore.shape[1] - channel_masking.visible
+        fill = torch.stack([self.spatial_mask_token, *[self.mask_token] * (columns - 1)]).to(grid.dtype)
+        grid = channel_masking.restore_after_cls(grid, fill.expand(batch, hidden, columns, dim), axis=1)
+        grid, _ = self.layers(grid, scene)
+        parts = grid[:, 1:, 1:].split(list(modality_sizes), dim=1)
+        predicted = [
+            self.predict[name](part) for name, part in zip(self.modalities, parts, strict=True) if part.shape[1]
+        ]
+        return torch.cat(predicted, dim=1)
+
+
+class LESSViTForPreTraining(LESSViTPreTrainedModel):
+    """Hyper-MAE: the encoder sees some patches of some channels, a decoder predicts all of them."""
+
+    def __init__(self, config: LESSViTConfig) -> None:
+        super().__init__(config)
+        self.less_vit = LESSViTModel(config)
+        self.decoder = HyperMAEDecoder(config)
+        self.loss = HyperMAELoss(config.norm_pix_loss)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Float[Tensor, "batch channels height width"],
+        wavelengths: Wavelengths = None,
+        spatial_resolution: Number = 10,
+        modality_sizes: Sequence[int] | None = None,
+        bool_masked_pos: Bool[Tensor, "batch patches"] | Masking | None = None,
+        bool_masked_channels: Bool[Tensor, "batch channels"] | Masking | None = None,
+        nodata_mask: Bool[Tensor, "batch _ height width"] | None = None,
+        wavelength_unit: WavelengthUnit = "nm",
+        generator: torch.Generator | None = None,
+        return_dict: bool | None = None,
+    ) -> LESSViTForPreTrainingOutput | tuple[Tensor, ...]:
+        """One step; the arguments beyond these are those of `LESSViTModel`.
+
+        Args:
+            pixel_values: images of all modalities, those that are not encoded included.
+            bool_masked_pos: True at the patches to hide. Default: drawn, `config.mask_ratio` of them.
+            bool_masked_channels: True at the channels to hide. Default: drawn, `config.channel_mask_ratio` of those of
+                the encoded modalities, and all others.
+            nodata_mask: True at pixels without data, which count for nothing in the loss.
+            generator: for the masks, on the images' device.
+        """
+        config = self.config
+        sizes = check_modality_sizes(modality_sizes, pixel_values.shape[1], config.modalities)
+        λ = check_wavelengths(wavelengths, pixel_values, wavelength_unit)
+        grid = self.less_vit.grid_of(pixel_values)
+        scene = Scene(λ, grid, check_resolution(spatial_resolution))
+        shown = pixel_values if nodata_mask is None else pixel_values.masked_fill(nodata_mask, 0)
+        patches = patchify(whole_patches(shown, config.patch_size, config.pad), config.patch_size)
+        target, valid = self.loss.target(patches), self._valid(pixel_values, nodata_mask)
+        given = as_masking(bool_masked_channels, patches.shape[:2], "bool_masked_channels")
+        maskings = [given] if given else [self._channel_masking(m, patches, sizes, generator) for m in self._modes(sizes)]
+        losses = []
+        for channel_masking in maskings:
+            patch_masking = as_masking(bool_masked_pos, patches.shape[::2], "bool_masked_pos")
+            patch_masking = patch_masking or self._patch_masking(patches, generator)
+            latent = self.less_vit(
+                shown,
+                scene.wavelengths,
+                scene.resolution,
+                sizes,
+                patch_masking,
+                channel_masking,
+            ).last_hidden_state
+            reconstruction = self.decoder(latent, scene, channel_masking, patch_masking, sizes)
+            losses.append(
+                self.loss(reconstruction, target, patch_masking.mask, channel_masking.mask, sizes, valid)
+            )
+        output = LESSViTForPreTrainingOutput(
+            loss=torch.stack(losses).sum(),
+            reconstruction=reconstruction,
+            target=target,
+            latent=latent,
+            patch_mask=patch_masking.mask,
+            channel_mask=channel_masking.mask,
+            patch_ids_restore=patch_masking.ids_restore,
+            channel_ids_restore=channel_masking.ids_restore,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def _valid(self, pixel_values: Tensor, nodata_mask: Tensor | None) -> Tensor | None:
+        """Which pixels of the patches hold data; None: all."""
+        p, (height, width) = self.config.patch_size, pixel_values.shape[-2:]
+        if nodata_mask is None and height % p == width % p == 0:
+            return None
+        valid = torch.ones_like(pixel_values, dtype=torch.bool)
+        if nodata_mask is not None:
+            valid &= ~nodata_mask
+        return patchify(pad(valid, (0, -width % p, 0, -height % p)), p)
+
+    def _modes(self, sizes: Sequence[int]) -> list[str]:
+        """The modalities to encode, one entry for every pass."""
+        present = [name for name, size in zip(self.config.modalities, sizes, strict=True) if size]
+        modes = [*present, "multi"] if len(present) > 1 else ["multi"]
+        mode = self.config.modal_mode
+        if mode == "each":
+            return modes
+        if mode == "random":
+            return [modes[int(torch.randint(len(modes), ()))]]
+        if mode != "multi" and mode not in present:
+            raise ValueError(f"modal_mode={mode!r}, but the images have channels of {', '.join(present)} only")
+        return [mode]
+
+    def _channel_masking(
+        self, mode: str, patches: Tensor, sizes: Sequence[int], generator: torch.Generator | None
+    ) -> Masking:
+        batch, channels = patches.shape[:2]
+        encoded = [mode in ("multi", name) for name in self.config.modalities]
+        eligible = torch.tensor(encoded, device=patches.device).repeat_interleave(
+            torch.tensor(sizes, device=patches.device)
+        )
+        count = sum(size for size, chosen in zip(sizes, encoded, strict=True) if chosen)
+        visible = int(count * (1 - self.config.channel_mask_ratio))
+        if visible < min(LEAST_CHANNELS, count):
+            visible = min(LEAST_CHANNELS, count)
+            warnings.warn(
+                f"channel_mask_ratio={self.config.channel_mask_ratio} would leave fewer than {LEAST_CHANNELS} of "
+                f"{count} channels visible: {visible} are kept",
+                stacklevel=3,
+            )
+        noise = torch.rand(batch, channels, device=patches.device, generator=generator)
+        return Masking.random(noise, visible, eligible)
+
+    def _patch_masking(self, patches: Tensor, generator: torch.Generator | None) -> Masking:
+        batch, count = patches.shape[0], patches.shape[2]
+        shared = self.config.attention_radius is not None and self.config.shared_patch_mask
+        noise = torch.rand(1 if shared else batch, count, device=patches.device, generator=generator)
+        visible = max(int(count * (1 - self.config.mask_ratio)), 1)
+        return Masking.random(noise.expand(batch, count), visible)
