@@ -6,6 +6,7 @@ from fullrank.linalg.in_place import eigenvalues_in_place, singular_values_in_pl
 from fullrank.linalg.ldu import LDU, ldu
 from fullrank.linalg.svd import SVD, singular_values, singular_values_of_rows, svd
 from fullrank.linalg.wavelets import band_sizes, dwt, idwt
+from fullrank.linalg.weighted_svd import weighted_svd
 
 __all__ = [
     "LDU",
@@ -26,4 +27,5 @@ __all__ = [
     "singular_values_of_rows",
     "sparse_idct2",
     "svd",
+    "weighted_svd",
 ]

@@ -21,6 +21,8 @@ Method = Literal["auto", "exact", "gram", "randomized"]
 _GRAM_TOLERANCE = 1e-5
 # Rows taken at a time when a product of a low-precision matrix is accumulated in higher precision.
 _CHUNK = 4096
+# Up to this many entries a Gram matrix may be copied on the CPU.
+_COPIED = 1 << 22
 # Panels in which the lower triangle of a Gram matrix is computed: three leave out a third of the products.
 _PANELS = 3
 # Randomised range finder (Halko, Martinsson and Tropp 2011, algorithm 4.4).
@@ -158,13 +160,13 @@ def svd(
     if method == "randomized" or (method == "auto" and rank is not None and 10 * rank <= smaller >= 1024):
         if rank is None:
             raise ValueError('method="randomized" needs `rank`: how many components to find')
-        return _signed(_randomized(matrix, rank, generator))
+        return signed(_randomized(matrix, rank, generator))
     if method == "gram" or (method == "auto" and not matrix.requires_grad and matrix.dtype != torch.float64):
-        factors = _gram_factors(matrix, kept, demand=method == "auto")
+        factors = gram_factors(matrix, kept, demand=method == "auto")
         if factors is not None:
-            return _signed(factors)
+            return signed(factors)
     U, S, Vh = torch.linalg.svd(matrix.to(_compute_dtype(matrix)), full_matrices=False)
-    return _signed(SVD(U[..., :kept], S[..., :kept], Vh[..., :kept, :]))
+    return signed(SVD(U[..., :kept], S[..., :kept], Vh[..., :kept, :]))
 
 
 def _check(matrix: Tensor, method: str, accepted: tuple[str, ...], name: str = "matrix") -> None:
@@ -221,10 +223,12 @@ def _gram_values(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _values_of_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Roots of the eigenvalues of a Gram matrix (as float64), and the noise of the eigenvalues in its precision.
 
-    The matrix may be overwritten: on the CPU LAPACK in place takes a third less time than with torch's copy.
+    The matrix may be overwritten: a large one on the CPU is, for torch would copy it. For a small one torch is better:
+    SciPy holds Python's lock, so that matrices in several threads would wait for each other.
     """
     alone = gram.device.type == "cpu" and gram.ndim == 2 and not gram.requires_grad
-    eigenvalues = (eigenvalues_in_place(gram) if alone else torch.linalg.eigvalsh(gram)).flip(-1).to(torch.float64)
+    in_place = alone and gram.numel() > _COPIED
+    eigenvalues = (eigenvalues_in_place(gram) if in_place else torch.linalg.eigvalsh(gram)).flip(-1).to(torch.float64)
     noise = math.sqrt(gram.shape[-1]) * torch.finfo(gram.dtype).eps * eigenvalues[..., :1].clamp_min(0)
     return eigenvalues.clamp_min(0).sqrt(), noise
 
@@ -272,7 +276,7 @@ def _certified_values(matrix: Tensor, compute: torch.dtype) -> Tensor:
     return values.to(compute)
 
 
-def _gram_factors(matrix: Tensor, rank: int, *, demand: bool) -> SVD | None:
+def gram_factors(matrix: Tensor, rank: int, *, demand: bool) -> SVD | None:
     """SVD from the smaller Gram matrix in float64; None when `demand`ed accuracy is out of its reach."""
     wide = matrix.shape[-2] < matrix.shape[-1]
     tall = (matrix.mT if wide else matrix).to(torch.float64)
@@ -310,7 +314,8 @@ def _randomized(matrix: Tensor, rank: int, generator: torch.Generator | None) ->
     return SVD((Q @ U)[..., :rank], S[..., :rank], Vh[..., :rank, :])
 
 
-def _signed(factors: SVD) -> SVD:
+def signed(factors: SVD) -> SVD:
+    """The same factors with deterministic signs: the largest entry of each left vector is positive."""
     peak = factors.U.abs().argmax(dim=-2, keepdim=True)
     sign = torch.where(torch.take_along_dim(factors.U, peak, dim=-2) < 0, -1.0, 1.0).to(factors.U.dtype)
     return SVD(factors.U * sign, factors.S, factors.Vh * sign.mT)

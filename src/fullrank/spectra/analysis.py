@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from fullrank.linalg import singular_values, singular_values_in_place, singular_values_of_rows
@@ -173,14 +172,12 @@ def _side_by_side(
 def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
     """As many workers as torch would use threads, each with one: its own threads gain little on small matrices."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with threadpool_limits(1, "blas"):  # SciPy's, which knows nothing of torch's setting
-            yield pool
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # a worker's setting reaches MKL, and with it every thread
 
 
 def _head_reports(layer: HeadLayer, weights: Mapping[str, Weight], unread: Set[str], device: str) -> list[HeadReport]:

@@ -110,6 +110,11 @@ def energy_within(error: float) -> float:
     return 1 - error**2
 
 
+def break_even_rank(rows: int, columns: int) -> int:
+    """Largest rank at which two factors hold fewer parameters than the matrix: r (m + n) < m n."""
+    return (rows * columns - 1) // (rows + columns)
+
+
 def power_law_exponent(values: Values, first: int = 3, last: int = 100) -> Scalar:
     """alpha-ReQ (Agrawal et al. 2022): minus the least-squares slope of log eigenvalue against log index.
 

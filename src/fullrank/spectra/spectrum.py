@@ -138,5 +138,4 @@ class Spectrum:
     @property
     def break_even_rank(self) -> int:
         """Largest rank at which two factors hold fewer parameters than the matrix: r (m + n) < m n."""
-        rows, columns = self.shape
-        return (rows * columns - 1) // (rows + columns)
+        return ranks.break_even_rank(*self.shape)
