@@ -213,9 +213,7 @@ class LESSAttention(nn.Module):
         self.split = (num_heads, channel_head_dim, spatial_head_dim)
         self.rank, self.rank_reduce, self.dropout = rank, rank_reduce, dropout
         channel_dim, spatial_dim = num_heads * channel_head_dim, num_heads * spatial_head_dim
-        self.pooling = LowRankPooling(
-            dim, num_heads, channel_dim, spatial_dim, qkv_bias, attention_dropout, norm_eps
-        )
+        self.pooling = LowRankPooling(dim, num_heads, channel_dim, spatial_dim, qkv_bias, attention_dropout, norm_eps)
         options = (num_heads, rank, value_per_rank, qk_norm, qkv_bias, attention_dropout, norm_eps)
         self.channel_branch = RankedAttention(channel_dim, *options)
         self.spatial_branch = RankedAttention(spatial_dim, *options)

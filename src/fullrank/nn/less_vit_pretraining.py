@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fullrank._optional import require
+from fullrank.nn.less_positions import Number
 from fullrank.nn.less_vit import (
     LESSViTLayers,
     LESSViTModel,
@@ -20,7 +21,6 @@ from fullrank.nn.less_vit import (
     Wavelengths,
     as_masking,
 )
-from fullrank.nn.less_positions import Number
 from fullrank.nn.less_vit_configuration import LESSViTConfig
 from fullrank.nn.less_vit_inputs import (
     WavelengthUnit,
@@ -30,6 +30,7 @@ from fullrank.nn.less_vit_inputs import (
     patchify,
     whole_patches,
 )
+from fullrank.nn.less_vit_loss import HyperMAELoss
 from fullrank.nn.less_vit_masking import Masking
 
 require("transformers", "adapt")
@@ -38,88 +39,6 @@ from transformers.utils import ModelOutput  # noqa: E402
 
 #: Channels that a mask leaves visible at least.
 LEAST_CHANNELS = 2
-
-
-class HyperMAELoss(nn.Module):
-    """Squared error at hidden patches plus squared error in hidden channels, each averaged over the modalities.
-
-    With e[b, c, n] the mean squared error of a patch in a channel, and for every modality g with something hidden,
-
-        pos_g = Σ_b,n m_pos mean_{c in g} e / Σ m_pos    and    chan_g = Σ_b,{c in g} m_ch mean_n e / Σ m_ch,
-
-    the loss is mean_g pos_g + mean_g chan_g. The first averages over visible channels too, the second over visible
-    patches.
-
-    Args:
-        norm_pix: standardise every patch of the target, with the unbiased variance plus 1e-6. Default False.
-    """
-
-    def __init__(self, norm_pix: bool = False) -> None:
-        super().__init__()
-        self.norm_pix = norm_pix
-
-    def target(
-        self, patches: Float[Tensor, "batch channels patches pixels"]
-    ) -> Float[Tensor, "batch channels patches pixels"]:
-        """What is to be predicted."""
-        if not self.norm_pix:
-            return patches
-        variance = patches.var(dim=-1, keepdim=True, unbiased=patches.shape[-1] > 1)
-        return (patches - patches.mean(dim=-1, keepdim=True)) / (variance + 1e-6).sqrt()
-
-    def forward(
-        self,
-        prediction: Float[Tensor, "batch channels patches pixels"],
-        target: Float[Tensor, "batch channels patches pixels"],
-        patch_mask: Bool[Tensor, "batch patches"],
-        channel_mask: Bool[Tensor, "batch channels"],
-        modality_sizes: Sequence[int],
-        valid: Bool[Tensor, "batch channels patches pixels"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """The loss.
-
-        Args:
-            prediction: of every pixel.
-            target: of `HyperMAELoss.target`.
-            patch_mask: True at hidden patches.
-            channel_mask: True at hidden channels.
-            modality_sizes: channels of every modality; a modality without channels is passed over.
-            valid: False at pixels without data, which count for nothing. Default: all count.
-        """
-        squares = (prediction.float() - target.float()).square()
-        if valid is None:
-            e, weight = squares.mean(dim=-1), torch.ones_like(squares[..., 0])
-        else:
-            count = valid.sum(dim=-1)
-            e = (squares * valid).sum(dim=-1) / count.clamp(min=1)
-            weight = (count > 0).to(e.dtype)
-        sizes = list(modality_sizes)
-        groups = [
-            (e_g, weight_g, mask_g.to(e.dtype))
-            for e_g, weight_g, mask_g in zip(
-                e.split(sizes, 1), weight.split(sizes, 1), channel_mask.split(sizes, 1), strict=True
-            )
-            if e_g.shape[1]
-        ]
-        hidden_patches = patch_mask.to(e.dtype)
-        pos = [_masked_mean(_mean(e_g, w, 1), hidden_patches * w.any(1)) for e_g, w, _ in groups]
-        chan = [_masked_mean(_mean(e_g, w, 2), hidden * w.any(2)) for e_g, w, hidden in groups]
-        return _mean_of_groups(pos) + _mean_of_groups(chan)
-
-
-def _mean(e: Tensor, weight: Tensor, axis: int) -> Tensor:
-    return (e * weight).sum(axis) / weight.sum(axis).clamp(min=1)
-
-
-def _masked_mean(e: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over what is masked, and whether anything is."""
-    total = mask.sum()
-    return (e * mask).sum() / total.clamp(min=1), total > 0
-
-
-def _mean_of_groups(groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    means, present = (torch.stack(part) for part in zip(*groups, strict=True))
-    return (means * present).sum() / present.sum().clamp(min=1)
 
 
 @dataclass
@@ -233,7 +152,9 @@ class LESSViTForPreTraining(LESSViTPreTrainedModel):
         patches = patchify(whole_patches(shown, config.patch_size, config.pad), config.patch_size)
         target, valid = self.loss.target(patches), self._valid(pixel_values, nodata_mask)
         given = as_masking(bool_masked_channels, patches.shape[:2], "bool_masked_channels")
-        maskings = [given] if given else [self._channel_masking(m, patches, sizes, generator) for m in self._modes(sizes)]
+        maskings = (
+            [given] if given else [self._channel_masking(m, patches, sizes, generator) for m in self._modes(sizes)]
+        )
         losses = []
         for channel_masking in maskings:
             patch_masking = as_masking(bool_masked_pos, patches.shape[::2], "bool_masked_pos")
@@ -247,9 +168,7 @@ class LESSViTForPreTraining(LESSViTPreTrainedModel):
                 channel_masking,
             ).last_hidden_state
             reconstruction = self.decoder(latent, scene, channel_masking, patch_masking, sizes)
-            losses.append(
-                self.loss(reconstruction, target, patch_masking.mask, channel_masking.mask, sizes, valid)
-            )
+            losses.append(self.loss(reconstruction, target, patch_masking.mask, channel_masking.mask, sizes, valid))
         output = LESSViTForPreTrainingOutput(
             loss=torch.stack(losses).sum(),
             reconstruction=reconstruction,
