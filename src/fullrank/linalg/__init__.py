@@ -4,12 +4,14 @@ from fullrank.linalg.cosine import cosine_rows, dct, dct2, dct2_at, idct2, spars
 from fullrank.linalg.finite import require_finite
 from fullrank.linalg.in_place import eigenvalues_in_place, singular_values_in_place
 from fullrank.linalg.ldu import LDU, ldu
+from fullrank.linalg.robust_pca import RobustPCA, robust_pca
 from fullrank.linalg.svd import SVD, singular_values, singular_values_of_rows, svd
 from fullrank.linalg.wavelets import band_sizes, dwt, idwt
 from fullrank.linalg.weighted_svd import weighted_svd
 
 __all__ = [
     "LDU",
+    "RobustPCA",
     "SVD",
     "band_sizes",
     "cosine_rows",
@@ -22,6 +24,7 @@ __all__ = [
     "idwt",
     "ldu",
     "require_finite",
+    "robust_pca",
     "singular_values",
     "singular_values_in_place",
     "singular_values_of_rows",
