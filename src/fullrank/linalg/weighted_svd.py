@@ -11,15 +11,13 @@ from torch import Tensor
 from fullrank.linalg.finite import require_finite
 from fullrank.linalg.svd import SVD, gram_factors, signed
 
-Weight = Float[Tensor, "n"] | Float[Tensor, "n n"]
-
 
 def weighted_svd(
     matrix: Float[Tensor, "m n"],
     rank: int | None = None,
     *,
-    left: Weight | None = None,
-    right: Weight | None = None,
+    left: Float[Tensor, "m"] | Float[Tensor, "m m"] | None = None,
+    right: Float[Tensor, "n"] | Float[Tensor, "n n"] | None = None,
     method: Literal["auto", "exact"] = "auto",
 ) -> SVD:
     """Factors X = U diag(S) Vh of rank r with the least ||L (M - X) R||_F (Eckart and Young on L M R).
