@@ -6,9 +6,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from fullrank.adapt import LocaConfig, TrainingSettings, train, training_memory
-from fullrank.adapt.evaluation import evaluate
 from fullrank.adapt.memory import activation_bytes
 from fullrank.adapt.training import parameter_groups
+from fullrank.tasks.evaluation import evaluate
 
 
 class Regression(nn.Module):

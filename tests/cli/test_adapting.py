@@ -12,7 +12,7 @@ import time
 import pytest
 from peft import AutoPeftModelForSequenceClassification
 
-from fullrank.adapt.examples import TASKS
+from fullrank.tasks.examples import TASKS
 
 from ..adapt.folders import encoder_folder, labelled_file
 

@@ -61,10 +61,10 @@ from fullrank.adapt.wara_grid import analysis_matrix, dwt2_grid, expand_to_weigh
 from fullrank.adapt.x_lora import XLoraModel, add_xlora, from_experts  # noqa: E402
 from fullrank.adapt.x_lora_cache import XLoraCache  # noqa: E402
 from fullrank.adapt.x_lora_gate import XLoraGate, XLoraGateConfig  # noqa: E402
+from fullrank.tasks import Examples, load_examples  # noqa: E402
 
 if TYPE_CHECKING:
     from fullrank.adapt.adapter_comparison import AdapterComparison, compare_adapters
-    from fullrank.adapt.examples import Examples, load_examples
     from fullrank.adapt.fine_tuning import AdaptReport, FineTuned, fine_tune
     from fullrank.adapt.lamda_callback import LamdaCallback
     from fullrank.adapt.memory import TrainingMemory, training_memory
@@ -170,8 +170,6 @@ _LATER = {
     "adapter_method": "methods",
     "size_for_budget": "methods",
     "trainable_parameters": "methods",
-    "Examples": "examples",
-    "load_examples": "examples",
     "TrainingMemory": "memory",
     "training_memory": "memory",
     "TrainingRecord": "training",

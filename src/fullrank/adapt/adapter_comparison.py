@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fullrank._saving import save
-from fullrank.adapt.evaluation import lower_is_better
-from fullrank.adapt.examples import Examples, Task, load_examples
 from fullrank.adapt.fine_tuning import AdaptReport, fine_tune
 from fullrank.adapt.methods import adapter_method
 from fullrank.adapt.training import OnProgress, TrainingSettings
+from fullrank.tasks.evaluation import lower_is_better
+from fullrank.tasks.examples import Examples, Task, load_examples
 
 SCHEMA = 1
 

@@ -27,11 +27,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from fullrank._files import write_json
-from fullrank.adapt.evaluation import evaluate
-from fullrank.adapt.examples import Examples, Task, load_examples
 from fullrank.adapt.methods import AdapterMethod, adapter_method, adapter_parameters, size_for_budget
-from fullrank.adapt.tokens import TokenizedExamples, collator
 from fullrank.adapt.training import OnProgress, TrainingRecord, TrainingSettings, train
+from fullrank.tasks.evaluation import evaluate
+from fullrank.tasks.examples import Examples, Task, load_examples
+from fullrank.tasks.tokens import TokenizedExamples, collator
 
 SCHEMA = 1
 _TASK_TYPES: dict[Task, TaskType] = {

@@ -88,7 +88,7 @@ def choose_data(name: str, folders: tuple[Path, ...]) -> str:
         NotAllowed, FileNotFoundError: as `allowed_path`.
         ValueError: no name, no data set of that name, or a file that is too large or of no known format.
     """
-    from fullrank.adapt.examples import SUFFIXES  # brings torch
+    from fullrank.tasks.examples import SUFFIXES  # brings torch
 
     name = name.strip()
     if not name:
@@ -122,7 +122,7 @@ def choose_method(name: str) -> AdapterMethod:
 
 def _tasks() -> dict[str, str]:
     """Data sets by task; text to continue comes last: the encoder that comes with Fullrank cannot be trained on it."""
-    from fullrank.adapt.examples import bundled_tasks  # brings torch
+    from fullrank.tasks.examples import bundled_tasks  # brings torch
 
     found = bundled_tasks()
     return {name: found[name] for name in sorted(found, key=lambda name: (list(_TASKS).index(found[name]), name))}

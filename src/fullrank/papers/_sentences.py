@@ -159,7 +159,7 @@ def train_sentences(
 
 def accuracy(model: nn.Module, sentences: Sentences) -> float:
     """The share of sentences whose class a model names."""
-    from fullrank.adapt.evaluation import evaluate
+    from fullrank.tasks.evaluation import evaluate
 
     return evaluate(model, sentences, collate, "classification", 2 * _BATCH)["accuracy"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from fullrank.adapt.examples import Examples, Record, Task
+from fullrank.tasks.examples import Examples, Record, Task
 
 Item = dict[str, Any]
 _IGNORED = -100  # the label that a language model's loss leaves out

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from fullrank.adapt.examples import Task
+from fullrank.tasks.examples import Task
 
 Collate = Callable[[list[Any]], dict[str, Tensor]]
 

@@ -6,9 +6,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from fullrank.adapt import load_examples
+from fullrank.tasks import load_examples
 
-from .folders import labelled_file, table
+from ..adapt.folders import labelled_file, table
 
 ROWS = [{"text": f"sentence {row}", "label": "ab"[row % 2]} for row in range(10)]
 
