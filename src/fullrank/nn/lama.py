@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from fullrank.nn.word_masks import as_keep_mask, masked_mean, masked_softmax, refuse_empty
+
 Context = Literal["learned", "mean", "given"]
 OnEmpty = Literal["error", "zeros"]
 
@@ -75,6 +77,8 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
     Source: arXiv 1912.00835, Figure 1. Width and number of layers of the token network and the vectors that "mean"
     averages are not confirmed by the paper.
     """
+
+    c: nn.Parameter | None
 
     def __init__(
         self,
@@ -170,10 +174,16 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
         """
         hidden, keep = self._padded(hidden, mask, key_padding_mask)
         U = hidden if self.projection is None else torch.tanh(self.projection(hidden))
-        A = self._attention(self._scores(U, self._context(U, keep, context)), keep).to(hidden.dtype)
+        F = self._scores(U, self._context(U, keep, context))
+        A = masked_softmax(self.temperature * F.transpose(1, 2), keep).to(hidden.dtype)
         S = A @ hidden
         pooled = S if self.output is None else self.output(S.flatten(1))
         return (pooled, A) if need_weights else pooled
+
+    @property
+    def rows(self) -> int:
+        """How many vectors stand for a text: one per head."""
+        return self.num_heads
 
     def folded_factor(self) -> Float[Tensor, "scored heads"]:
         """Q' = Q diag(Pᵀc), summed over the r columns of every head: all that P and a learned c amount to.
@@ -198,16 +208,6 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
             G = torch.tanh(G)
         return functional.normalize(G, dim=-1, eps=self.eps) if self.normalize == "l2" else G
 
-    def _attention(self, F: Tensor, keep: Tensor | None) -> Tensor:
-        """A of shape (batch, m, tokens), rows of zeros for texts without words."""
-        Z = self.temperature * F.transpose(1, 2)
-        if keep is None:
-            return Z.softmax(-1)
-        keep = keep.unsqueeze(1)
-        # A text without words attends everywhere for a moment: its softmax would be NaN, and so would its gradient.
-        usable = keep | ~keep.any(-1, keepdim=True)
-        return Z.masked_fill(~usable, -math.inf).softmax(-1).masked_fill(~keep, 0)
-
     def _context(self, U: Tensor, keep: Tensor | None, given: Tensor | None) -> Tensor | None:
         """C of shape (batch, scored), or None for the learned context, which folds into Q."""
         if given is not None and self.context != "given":
@@ -215,7 +215,7 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
         if self.context == "learned":
             return None
         if self.context == "mean":
-            return _masked_mean(U, keep)
+            return masked_mean(U, keep)
         if given is None:
             raise ValueError("context='given', but none was passed: call forward(hidden, mask, context)")
         batch, width = U.shape[0], self.scored_dim
@@ -237,7 +237,7 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
         self._check_states(hidden)
         keep = as_keep_mask(hidden, mask, key_padding_mask)
         if self.on_empty == "error":
-            _refuse_empty(hidden, keep)
+            refuse_empty(hidden, keep)
         return hidden, keep
 
     def _check_states(self, hidden: Any) -> None:
@@ -261,31 +261,6 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
 
 
 LAMA = LowRankMultiHeadAttentionPooling
-
-
-def as_keep_mask(
-    hidden: Float[Tensor, "batch tokens dim"],
-    mask: Shaped[Tensor, "..."] | None = None,
-    key_padding_mask: Shaped[Tensor, "..."] | None = None,
-) -> Bool[Tensor, "batch tokens"] | None:
-    """One boolean mask, True where there is a word, of either convention; None where there is no mask.
-
-    Raises:
-        ValueError: both masks, a shape that is not (batch, tokens), or other values than 0 and 1.
-    """
-    if mask is not None and key_padding_mask is not None:
-        raise ValueError("mask and key_padding_mask say the same, the one the opposite of the other: give one of them")
-    name, given = ("mask", mask) if key_padding_mask is None else ("key_padding_mask", key_padding_mask)
-    if given is None:
-        return None
-    if given.shape != hidden.shape[:2]:
-        raise ValueError(
-            f"{name} has shape {tuple(given.shape)}: (batch, tokens) = {tuple(hidden.shape[:2])} is accepted"
-        )
-    keep = given.bool()
-    if given.dtype != torch.bool and not torch.compiler.is_compiling() and not bool((given == keep).all()):
-        raise ValueError(f"{name} holds other values than 0 and 1; an additive mask of 0 and -inf is not accepted")
-    return keep if key_padding_mask is None else ~keep
 
 
 def head_redundancy(weights: Float[Tensor, "*batch heads tokens"]) -> Float[Tensor, ""]:
@@ -316,26 +291,6 @@ def orthogonality_penalty(weights: Float[Tensor, "*batch heads tokens"]) -> Floa
     gram = weights @ weights.mT
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return (gram - identity).square().sum((-2, -1)).mean()
-
-
-def _masked_mean(U: Tensor, keep: Tensor | None) -> Tensor:
-    """Mean over the words as one matrix product, without a masked copy of U; zero where there are none."""
-    if keep is None:
-        return U.sum(1) / max(U.shape[1], 1)
-    weights = keep.to(U.dtype) / keep.sum(1, keepdim=True).clamp(min=1)
-    return (weights.unsqueeze(1) @ U).squeeze(1)
-
-
-def _refuse_empty(hidden: Tensor, keep: Tensor | None) -> None:
-    if hidden.shape[1] == 0:
-        empty = list(range(hidden.shape[0]))
-    elif keep is None:
-        return
-    else:
-        empty = (~keep.any(1)).nonzero().flatten().tolist()
-    if empty:
-        shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-        raise ValueError(f"rows {shown} have no words to attend to: leave them out, or set on_empty='zeros'")
 
 
 def _is_states(hidden: Any) -> bool:
