@@ -16,8 +16,20 @@ from fullrank.fields.chirps.scaling import LabelScaler
 
 if TYPE_CHECKING:
     from fullrank.fields.chirps.attention import attention_layers, masked_heads, query_value_targets
-    from fullrank.fields.chirps.localizer import ChirpLocalizer, small_backbone
+    from fullrank.fields.chirps.backbone import small_backbone
+    from fullrank.fields.chirps.figures import export_png, read_png, render_figure
+    from fullrank.fields.chirps.localizer import ChirpLocalizer
+    from fullrank.fields.chirps.localizing import (
+        Chirp,
+        ChirpReport,
+        WindowResult,
+        bundled_model,
+        localize,
+        localize_recording,
+    )
+    from fullrank.fields.chirps.recordings import Channel, Recording, read_recording
     from fullrank.fields.chirps.regressor import ChirpRegressionOutput, ChirpRegressorConfig, ViTForChirpRegression
+    from fullrank.fields.chirps.spectrogram import spectrogram_grid
     from fullrank.fields.chirps.training import (
         ChirpTraining,
         ChirpTrainingSettings,
@@ -25,8 +37,23 @@ if TYPE_CHECKING:
         StoredSpectrograms,
         train_regressor,
     )
+    from fullrank.fields.chirps.waveform import synthesize
 
 __all__ = [
+    "Channel",
+    "Chirp",
+    "ChirpReport",
+    "Recording",
+    "WindowResult",
+    "bundled_model",
+    "export_png",
+    "localize",
+    "localize_recording",
+    "read_png",
+    "read_recording",
+    "render_figure",
+    "spectrogram_grid",
+    "synthesize",
     "ChirpDataset",
     "ChirpLocalizer",
     "ChirpRegressionOutput",
@@ -65,7 +92,21 @@ _LATER = {
     "masked_heads": "attention",
     "query_value_targets": "attention",
     "ChirpLocalizer": "localizer",
-    "small_backbone": "localizer",
+    "small_backbone": "backbone",
+    "Chirp": "localizing",
+    "ChirpReport": "localizing",
+    "WindowResult": "localizing",
+    "bundled_model": "localizing",
+    "localize": "localizing",
+    "localize_recording": "localizing",
+    "Channel": "recordings",
+    "Recording": "recordings",
+    "read_recording": "recordings",
+    "spectrogram_grid": "spectrogram",
+    "synthesize": "waveform",
+    "export_png": "figures",
+    "read_png": "figures",
+    "render_figure": "figures",
     "ChirpRegressionOutput": "regressor",
     "ChirpRegressorConfig": "regressor",
     "ViTForChirpRegression": "regressor",
@@ -75,7 +116,7 @@ _LATER = {
     "StoredSpectrograms": "training",
     "train_regressor": "training",
 }
-_NETWORK = ("localizer", "regressor", "training")
+_NETWORK = ("backbone", "localizer", "regressor", "training")
 
 
 def __getattr__(name: str) -> Any:

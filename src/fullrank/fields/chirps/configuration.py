@@ -118,6 +118,8 @@ class ChirpSpectrogramConfig:
 def sample_labels(uniform: np.ndarray, config: ChirpSpectrogramConfig) -> np.ndarray:
     """Labels from six uniform numbers in [0, 1) each, used in the official order: t0, δ, f0, f1 - f0, kind, η.
 
+    In the "stft" domain, where an exponential sweep would touch 0 Hz its end is the centre of the lowest bin.
+
     Args:
         uniform: (n, 6).
         config: the ranges.
@@ -133,6 +135,10 @@ def sample_labels(uniform: np.ndarray, config: ChirpSpectrogramConfig) -> np.nda
     change = (2 * band - 1) * config.max_band
     labels["offset_frequency"] = np.clip(labels["onset_frequency"] + change, 0, config.max_frequency)
     labels["kind"] = np.array(config.kinds)[(kind * len(config.kinds)).astype(int)]
+    if config.domain == "stft":
+        lowest = np.where(labels["kind"] == "exponential", config.frequency_step / 2, 0)
+        for name in ("onset_frequency", "offset_frequency"):
+            labels[name] = np.maximum(labels[name], lowest)
     low, high = config.noise
     labels["noise"] = low + noise * (high - low)
     return labels

@@ -86,9 +86,11 @@ class ChirpDataset(torch.utils.data.Dataset):
         seed: of the data set.
         config: default the official one.
         targets: which labels to give, some of onset_time, onset_frequency, offset_frequency, duration.
+        render: "array" (default) gives spectrograms, "figure" pictures with axes and title as the official generator
+            saves them (tens of milliseconds each).
 
     Raises:
-        ValueError: `n` is negative or a target is unknown.
+        ValueError: `n` is negative, or a target or way to render is unknown.
     """
 
     def __init__(
@@ -97,10 +99,14 @@ class ChirpDataset(torch.utils.data.Dataset):
         seed: int = 0,
         config: ChirpSpectrogramConfig | None = None,
         targets: tuple[str, ...] = TARGETS,
+        render: Literal["array", "figure"] = "array",
     ) -> None:
         if n < 0:
             raise ValueError(f"n={n}: a number of spectrograms of at least 0 is needed")
+        if render not in ("array", "figure"):
+            raise ValueError(f"render={render!r}: use 'array' or 'figure'")
         check_targets(tuple(targets))
+        self.render = render
         self.n, self.seed, self.targets = n, seed, tuple(targets)
         self.config = config or ChirpSpectrogramConfig()
 
@@ -108,13 +114,19 @@ class ChirpDataset(torch.utils.data.Dataset):
         return self.n
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Spectrogram (n_freq, n_time) float32 and its targets (len(targets),) float64.
+        """Spectrogram (n_freq, n_time), or picture (3, 480, 640) in [0, 1], float32; its targets float64.
 
         Raises:
             IndexError: beyond the end.
         """
-        Z, labels = self.batch([index])
-        return torch.from_numpy(Z[0]), torch.tensor([float(labels[name][0]) for name in self.targets]).double()
+        (Z,), labels = self.batch([index])
+        y = torch.tensor([float(labels[name][0]) for name in self.targets], dtype=torch.float64)
+        if self.render == "array":
+            return torch.from_numpy(Z), y
+        from fullrank.fields.chirps.figures import render_figure  # brings matplotlib
+
+        picture = render_figure(Z, self.config, str(labels["kind"][0]), self._index(index) + 1)
+        return torch.from_numpy(picture).permute(2, 0, 1) / 255, y
 
     def batch(self, indices: Any) -> tuple[np.ndarray, np.ndarray]:
         """Several at once, faster: (len(indices), n_freq, n_time) float32 and labels of dtype `LABELS`."""
@@ -199,7 +211,7 @@ def add_noise(
     ridges: Float[Tensor, "n freq time"],
     noise: Float[Tensor, "n freq time"],
     level: Float[Tensor, "n"],
-    smooth_sigma: float = 1.0,
+    smooth_sigma: float | int = 1.0,
 ) -> Float[Tensor, "n freq time"]:
     """Z = G_F (ridge + η ε) G_Tᵀ.
 
@@ -212,16 +224,19 @@ def add_noise(
     return smooth(ridges + level[:, None, None] * noise, smooth_sigma)
 
 
-def smooth(Z: Float[Tensor, "n freq time"], sigma: float) -> Float[Tensor, "n freq time"]:
+def smooth(Z: Float[Tensor, "n freq time"], sigma: float | int) -> Float[Tensor, "n freq time"]:
     """SciPy's `gaussian_filter` with its defaults (reflected borders, cut at four sigma); `sigma` 0 changes nothing."""
     if sigma == 0:
         return Z
-    G_F, G_T = (torch.from_numpy(_gaussian_matrix(size, sigma)).to(Z) for size in Z.shape[1:])
+    G_F, G_T = (torch.from_numpy(gaussian_matrix(size, sigma)).to(Z) for size in Z.shape[1:])
     return G_F @ Z @ G_T.mT
 
 
 @lru_cache
-def _gaussian_matrix(size: int, sigma: float) -> np.ndarray:
+def gaussian_matrix(size: int, sigma: float | int) -> np.ndarray:
+    """The Gaussian filter along an axis, (size, size); the identity where `sigma` is 0."""
+    if sigma == 0:
+        return np.eye(size)
     return gaussian_filter1d(np.eye(size), sigma, axis=0)
 
 

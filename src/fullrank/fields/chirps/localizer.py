@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import NotFittedError
-from transformers import ViTConfig
 
+from fullrank.fields.chirps.backbone import small_backbone
 from fullrank.fields.chirps.configuration import TARGETS
 from fullrank.fields.chirps.metrics import pearson_per_target
 from fullrank.fields.chirps.regressor import ChirpRegressorConfig, ViTForChirpRegression
@@ -69,7 +69,7 @@ class ChirpLocalizer(RegressorMixin, BaseEstimator):
             raise ValueError(f"Z has {len(Z)} spectrograms: at least 10 are needed, a fifth of them to stop by")
         with torch.random.fork_rng():
             torch.manual_seed(self.random_state)
-            backbone = small_backbone(Z.shape[1:]) if self.backbone is None else self.backbone
+            backbone = small_backbone((Z.shape[1], Z.shape[2])) if self.backbone is None else self.backbone
             adaptation = "full" if self.backbone is None else "lora"
             config = self.config or ChirpRegressorConfig(targets=tuple(self.targets), adaptation=adaptation)
             model = ViTForChirpRegression.from_backbone(backbone, config)
@@ -107,15 +107,6 @@ class ChirpLocalizer(RegressorMixin, BaseEstimator):
         if sample_weight is not None:
             raise ValueError("sample_weight: correlations are not weighted here; leave it out")
         return float((pearson_per_target(self.predict(X), y) ** 2).mean())
-
-
-def small_backbone(grid: tuple[int, ...], patch: int = 8) -> ViTConfig:
-    """Width 96, four layers, four heads: 0.45 million parameters, for spectrograms of that grid."""
-    size = patch * -(-max(grid) // patch)
-    return ViTConfig(
-        hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=384, image_size=size,
-        patch_size=patch,
-    )  # fmt: skip
 
 
 def _spectrograms(Z: Any) -> np.ndarray:

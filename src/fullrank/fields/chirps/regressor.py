@@ -191,28 +191,34 @@ class ViTForChirpRegression(nn.Module):
         logits, log_variance = found.chunk(2, dim=-1)
         return ChirpRegressionOutput(self._loss(logits, labels, log_variance), logits, log_variance)
 
-    def prepare(self, Z: Float[np.ndarray | Tensor, "n freq time"]) -> Float[Tensor, "n 3 height width"]:
-        """Spectrograms -> `pixel_values`: each scaled to [0, 1] by its own range, repeated, resized, normalised.
+    def prepare(self, Z: Float[np.ndarray | Tensor, "n *picture"]) -> Float[Tensor, "n 3 height width"]:
+        """Spectrograms -> `pixel_values`: scaled to [0, 1], repeated, resized, normalised.
+
+        Args:
+            Z: (n, n_freq, n_time) spectrograms, each of which is scaled by its own range; or (n, 3, height, width)
+                pictures in [0, 1], such as those of `render_figure`.
 
         Raises:
             ValueError: another shape, or values that are not finite.
         """
         Z = torch.as_tensor(Z)
-        if Z.ndim != 3:
+        if Z.ndim not in (3, 4):
             raise ValueError(f"Z has the shape {tuple(Z.shape)}: (n, n_freq, n_time) spectrograms are needed")
         if not torch.isfinite(Z).all():
             raise ValueError("Z has values that are NaN or infinite: finite spectrograms are needed")
         weight = next(self.regression_head.parameters())
         Z = Z.to(weight.device, torch.float32)
-        low, high = Z.amin((1, 2), keepdim=True), Z.amax((1, 2), keepdim=True)
-        images = self._fit((Z - low) / (high - low).clamp(min=torch.finfo(Z.dtype).tiny))
+        if Z.ndim == 3:
+            low, high = Z.amin((1, 2), keepdim=True), Z.amax((1, 2), keepdim=True)
+            Z = (Z - low) / (high - low).clamp(min=torch.finfo(Z.dtype).tiny)
+        images = self._fit(Z)
         if self.config.normalize == "backbone":
             images = (images - _BACKBONE_MEAN) / _BACKBONE_STD
         return images.to(weight.dtype)
 
     @torch.no_grad()
     def predict(
-        self, Z: Float[np.ndarray | Tensor, "n freq time"], batch_size: int = 256
+        self, Z: Float[np.ndarray | Tensor, "n *picture"], batch_size: int = 256
     ) -> Float[np.ndarray, "n targets"]:
         """Targets in seconds and Hz, in the order of `config.targets`.
 
@@ -227,7 +233,7 @@ class ViTForChirpRegression(nn.Module):
 
     @torch.no_grad()
     def predict_standardised(
-        self, Z: Float[np.ndarray | Tensor, "n freq time"], batch_size: int = 256
+        self, Z: Float[np.ndarray | Tensor, "n *picture"], batch_size: int = 256
     ) -> Float[np.ndarray, "n targets"]:
         """The same before the scale of the labels is put back."""
         training = self.training

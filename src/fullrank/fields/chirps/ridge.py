@@ -14,9 +14,10 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.ndimage import correlate1d, gaussian_filter1d
+from scipy.ndimage import correlate1d
 
 from fullrank.fields.chirps.configuration import TARGETS, ChirpSpectrogramConfig, check_targets
+from fullrank.fields.chirps.generator import gaussian_matrix
 
 _PROFILE = np.exp(-(np.arange(-2.0, 3.0) ** 2))  # the ridge's cross-section
 _REGULAR = 1e-6  # keeps what the filter has erased from being raised beyond measure
@@ -48,13 +49,14 @@ class Ridge:
 
     def in_units(self, config: ChirpSpectrogramConfig) -> dict[str, float]:
         """Onset, frequencies and duration in seconds and Hz, within the spectrogram."""
-        half = 0.5  # a label lies anywhere in its bin
+        half = 0.5  # a row's centre; and drawn in the plane, a time lies anywhere in its bin
+        late = half if config.domain == "plane" else 0.0
         f0, f1 = ((row + half) * config.frequency_step for row in (self.onset_row, self.offset_row))
         return {
-            "onset_time": float(np.clip((self.first + half) * config.time_step, 0, config.duration)),
+            "onset_time": float(np.clip((self.first + late) * config.time_step, 0, config.duration)),
             "onset_frequency": float(np.clip(f0, 0, config.max_frequency)),
             "offset_frequency": float(np.clip(f1, 0, config.max_frequency)),
-            "duration": (self.length + half) * config.time_step,
+            "duration": (self.length + late) * config.time_step,
         }
 
 
@@ -129,11 +131,9 @@ def standardised(Z: ArrayLike, config: ChirpSpectrogramConfig) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _unfilter(size: int, sigma: float) -> np.ndarray:
+def _unfilter(size: int, sigma: float | int) -> np.ndarray:
     """(GᵀG + λI)⁻¹ Gᵀ for the Gaussian filter G along an axis."""
-    if sigma == 0:
-        return np.eye(size)
-    G = gaussian_filter1d(np.eye(size), sigma, axis=0)
+    G = gaussian_matrix(size, sigma)
     return np.linalg.solve(G.T @ G + _REGULAR * np.eye(size), G.T)
 
 
@@ -192,6 +192,27 @@ def sweep_rows(kind: str, ends: np.ndarray, s: np.ndarray) -> np.ndarray:
         return k0 + (k1 - k0) * s
     k0, k1 = np.maximum(k0, 0.5), np.maximum(k1, 0.5)  # an exponential sweep never reaches row 0
     return k0 * (k1 / k0) ** s
+
+
+def contrast_along(height: np.ndarray, first: float, length: float, ends: np.ndarray) -> float:
+    """How far a sweep given from elsewhere stands above the noise, in standard deviations.
+
+    The sweep may be off by two rows and a column; of the places nearby, the best counts.
+
+    Args:
+        height: from `standardised`.
+        first: column of the onset.
+        length: columns.
+        ends: (2,) rows at the onset and at the end.
+    """
+    start, count = round(first), max(1, round(length))
+    rows, columns = np.meshgrid(np.arange(-2.0, 3.0), np.arange(-1, 2), indexing="ij")
+    moved = np.clip(ends + rows.reshape(-1, 1), 0, len(height) - 1)
+    at = start + columns.reshape(-1, 1) + np.arange(count)
+    at = np.clip(at, 0, height.shape[1] - 1)
+    s = np.arange(count) / count
+    sums = [_along(height, sweep_rows(kind, moved, s), at).sum(axis=-1).max() for kind in ("linear", "exponential")]
+    return float(max(sums) / np.sqrt(count))
 
 
 def _likeliest_rows(

@@ -85,7 +85,7 @@ class LabelScaler:
             )
             raise ValueError(f"y has the shape {y.shape}: rows for examples and {columns} are needed")
         if len(bad := np.argwhere(~np.isfinite(y))):
-            row, column = bad[0]
+            row, column = map(int, bad[0])
             raise ValueError(
                 f"y[{row}] has {y[row, column]} in column {self._name(column)!r}: finite labels are needed"
             )
