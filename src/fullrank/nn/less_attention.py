@@ -70,8 +70,8 @@ class AttentionPool(nn.Module):
 class LowRankPooling(nn.Module):
     """Summarise a (C, N) grid into C spectral tokens of `channel_dim` and N spatial tokens of `spatial_dim`.
 
-    z_c[c] = X_c[c, 0] + AttentionPool(LN(X_c[c, :])) and z_s[n] = X_s[0, n] + AttentionPool(LN(X_s[:, n])), where X_c and
-    X_s are two projections of the grid, computed as one product.
+    z_c[c] = X_c[c, 0] + AttentionPool(LN(X_c[c, :])) and z_s[n] = X_s[0, n] + AttentionPool(LN(X_s[:, n])), where X_c
+    and X_s are two projections of the grid, computed as one product.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class LESSAttention(nn.Module):
     """Low-rank efficient spatial-spectral attention on a (C, N) grid of tokens; index 0 of either axis is its CLS.
 
     O[c, n] = Σ_ρ U_c^(ρ)[c] ⊗ U_s^(ρ)[n] for every head, followed by a linear map W_o. With W_o as (h, d_c, d_s, D),
-    T[n, (ρ, h, a)] = Σ_b W_o[h, a, b] U_s^(ρ)[n, h, b] and out[c, n] = Σ_{ρ, h, a} U_c^(ρ)[c, h, a] T[n, (ρ, h, a)]: the
-    same numbers for N D² + C N r h d_c D products instead of C N D², and no grid of Kronecker products in memory.
+    T[n, (ρ, h, a)] = Σ_b W_o[h, a, b] U_s^(ρ)[n, h, b] and out[c, n] = Σ_{ρ, h, a} U_c^(ρ)[c, h, a] T[n, (ρ, h, a)]:
+    the same numbers for N D² + C N r h d_c D products instead of C N D², and no grid of Kronecker products in memory.
 
     Args:
         dim: D, width of the tokens.

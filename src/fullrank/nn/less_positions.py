@@ -147,7 +147,7 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def spatial_rotation(grid: Grid, dim: int, base: Number = 100, device: torch.device | str = "cpu") -> Rotation:
-    """Cosine and sine that rotate the patches' queries and keys, (N + 1, dim) each; the CLS token keeps its place.
+    """Cosine and sine that rotate the patches' queries and keys, (N + 1, dim) each; the CLS token is not turned.
 
     The centre of row i of H has the coordinate 2 (i + 1/2) / H - 1, a column likewise.
 
@@ -169,7 +169,7 @@ def spectral_rotation(
     scale: tuple[Number, Number] = (400, 2500),
     base: Number = 100,
 ) -> Rotation:
-    """Cosine and sine that rotate the channels' queries and keys, (..., C + 1, dim) each; the CLS token keeps its place.
+    """Cosine and sine that rotate the channels' queries and keys, (..., C + 1, dim) each; the CLS token is not turned.
 
     A wavelength λ has the coordinate 2 λ' - 1, where λ' is λ scaled from the range `scale` (nanometres) to [0, 1].
 

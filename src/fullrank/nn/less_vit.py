@@ -40,7 +40,7 @@ from fullrank.nn.less_vit_masking import Masking
 require("transformers", "adapt")
 
 from transformers import AutoConfig, AutoModel, PreTrainedModel  # noqa: E402
-from transformers.utils import ModelOutput  # noqa: E402
+from transformers.utils.generic import ModelOutput  # noqa: E402
 
 Wavelengths = Tensor | NDArray[Any] | Sequence[Number] | None
 
@@ -255,7 +255,8 @@ class LESSViTModel(LESSViTPreTrainedModel):
     """The encoder.
 
     Example:
-        >>> model = LESSViTModel(LESSViTConfig(hidden_size=96, num_hidden_layers=2, num_attention_heads=6, patch_size=8))
+        >>> config = LESSViTConfig(hidden_size=96, num_hidden_layers=2, num_attention_heads=6, patch_size=8)
+        >>> model = LESSViTModel(config)
         >>> model(torch.rand(1, 4, 16, 32), wavelengths=[490, 560, 665, 842]).spatial_tokens.shape
         torch.Size([1, 8, 96])
     """
@@ -288,7 +289,7 @@ class LESSViTModel(LESSViTPreTrainedModel):
             wavelengths: central wavelength of every channel, (channels,), or (batch, channels) where the images differ.
             spatial_resolution: ρ, metres per pixel. Default 10.
             modality_sizes: channels of every modality. Default: all belong to the first.
-            bool_masked_pos: True at patches that the encoder shall not see; or a `Masking`, which also says their order.
+            bool_masked_pos: True at patches that the encoder shall not see; or a `Masking`, which says their order too.
             bool_masked_channels: likewise for channels.
             nodata_mask: True at pixels without data, which are then read as zero.
             wavelength_unit: "nm", or "um" for micrometres. Default "nm".

@@ -22,8 +22,8 @@ IGNORED = -100
 def evaluate_less_vit(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
     """Metrics of a model with a head, as GFM-Bench reports them, in percent.
 
-    One label an image: "accuracy" and "balanced accuracy". Several: "mAP", the micro average precision, and "macro mAP".
-    Labels of pixels: "mIoU", the mean over the classes that occur, and "pixel accuracy"; -100 counts for nothing.
+    One label an image: "accuracy" and "balanced accuracy". Several: "mAP", the micro average precision, and "macro
+    mAP". Labels of pixels: "mIoU", the mean over the classes that occur, and "pixel accuracy"; -100 counts for nothing.
 
     Args:
         model: `LESSViTForImageClassification` or `LESSViTForSemanticSegmentation`.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from torch import nn
 
 from fullrank._optional import require
 from fullrank.nn.less_positions import Number
@@ -85,10 +86,10 @@ class LESSFeatureExtractor(TransformerMixin, BaseEstimator):
 
     def _encoder(self) -> LESSViTModel:
         if isinstance(self.model, LESSViTModel):
-            return self.model.to(self.device)  # pyright: ignore[reportArgumentType]
+            return cast(LESSViTModel, nn.Module.to(self.model, self.device))
         if getattr(self, "_loaded", (None,))[0] != self.model:
             self._loaded = (self.model, LESSViTModel.from_pretrained(self.model))
-        return self._loaded[1].to(self.device)
+        return cast(LESSViTModel, nn.Module.to(self._loaded[1], self.device))
 
     def _features(self, encoder: LESSViTModel, batch: torch.Tensor) -> torch.Tensor:
         output: Any = encoder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any, cast
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ require("transformers", "adapt")
 
 from transformers import AutoModelForImageClassification, AutoModelForSemanticSegmentation  # noqa: E402
 from transformers.models.upernet.modeling_upernet import UperNetHead  # noqa: E402
-from transformers.utils import ModelOutput  # noqa: E402
+from transformers.utils.generic import ModelOutput  # noqa: E402
 
 
 @dataclass
@@ -49,7 +50,7 @@ class LESSViTForImageClassification(LESSViTPreTrainedModel):
     def __init__(self, config: LESSViTConfig) -> None:
         super().__init__(config)
         self.less_vit = LESSViTModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
         self.post_init()
 
     def forward(
@@ -65,7 +66,7 @@ class LESSViTForImageClassification(LESSViTPreTrainedModel):
         return_dict: bool | None = None,
     ) -> LESSViTHeadOutput | tuple[Tensor, ...]:
         """Logits, and the loss where `labels` are given; the other arguments are those of `LESSViTModel`."""
-        encoded = self.less_vit(
+        encoded: Any = self.less_vit(
             pixel_values,
             wavelengths,
             spatial_resolution,
@@ -102,7 +103,7 @@ class LESSViTForSemanticSegmentation(LESSViTPreTrainedModel):
         head = SimpleNamespace(
             hidden_size=getattr(config, "upernet_hidden_size", 256),
             pool_scales=tuple(getattr(config, "upernet_pool_scales", (1, 2, 3, 6))),
-            num_labels=config.num_labels,
+            num_labels=cast(int, config.num_labels),
         )
         self.decode_head = UperNetHead(head, in_channels=[config.hidden_size] * 4)
         self.post_init()
@@ -120,7 +121,7 @@ class LESSViTForSemanticSegmentation(LESSViTPreTrainedModel):
         return_dict: bool | None = None,
     ) -> LESSViTHeadOutput | tuple[Tensor, ...]:
         """Logits of every pixel, and the loss where `labels` are given; the other arguments as in `LESSViTModel`."""
-        encoded = self.less_vit(
+        encoded: Any = self.less_vit(
             pixel_values,
             wavelengths,
             spatial_resolution,
@@ -139,7 +140,7 @@ class LESSViTForSemanticSegmentation(LESSViTPreTrainedModel):
         output = LESSViTHeadOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states if wanted else None)
         return output if return_dict is not False else output.to_tuple()
 
-    def _feature_maps(self, encoded: ModelOutput, rows: int, columns: int) -> list[Tensor]:
+    def _feature_maps(self, encoded: Any, rows: int, columns: int) -> list[Tensor]:
         """The CLS row at a quarter, a half, three quarters and the whole of the depth, finest first."""
         states, depth = encoded.hidden_states, self.config.num_hidden_layers
         tokens = [states[max(depth * part // 4, 1)][:, 0, 1:] for part in (1, 2, 3)]

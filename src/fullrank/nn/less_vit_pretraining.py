@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +28,7 @@ from fullrank.nn.less_vit_inputs import (
     check_modality_sizes,
     check_resolution,
     check_wavelengths,
+    finite_pixels,
     patchify,
     whole_patches,
 )
@@ -35,7 +37,7 @@ from fullrank.nn.less_vit_masking import Masking
 
 require("transformers", "adapt")
 
-from transformers.utils import ModelOutput  # noqa: E402
+from transformers.utils.generic import ModelOutput  # noqa: E402
 
 #: Channels that a mask leaves visible at least.
 LEAST_CHANNELS = 2
@@ -146,40 +148,47 @@ class LESSViTForPreTraining(LESSViTPreTrainedModel):
         config = self.config
         sizes = check_modality_sizes(modality_sizes, pixel_values.shape[1], config.modalities)
         λ = check_wavelengths(wavelengths, pixel_values, wavelength_unit)
-        grid = self.less_vit.grid_of(pixel_values)
-        scene = Scene(λ, grid, check_resolution(spatial_resolution))
-        shown = pixel_values if nodata_mask is None else pixel_values.masked_fill(nodata_mask, 0)
-        patches = patchify(whole_patches(shown, config.patch_size, config.pad), config.patch_size)
-        target, valid = self.loss.target(patches), self._valid(pixel_values, nodata_mask)
+        scene = Scene(λ, self.less_vit.grid_of(pixel_values), check_resolution(spatial_resolution))
+        shown = whole_patches(finite_pixels(pixel_values, nodata_mask), config.patch_size, config.pad)
+        patches = patchify(shown, config.patch_size)
+        valid = self._valid(pixel_values, nodata_mask)
+        patch_masking = as_masking(bool_masked_pos, patches.shape[::2], "bool_masked_pos")
         given = as_masking(bool_masked_channels, patches.shape[:2], "bool_masked_channels")
-        maskings = (
-            [given] if given else [self._channel_masking(m, patches, sizes, generator) for m in self._modes(sizes)]
-        )
-        losses = []
-        for channel_masking in maskings:
-            patch_masking = as_masking(bool_masked_pos, patches.shape[::2], "bool_masked_pos")
-            patch_masking = patch_masking or self._patch_masking(patches, generator)
-            latent = self.less_vit(
-                shown,
-                scene.wavelengths,
-                scene.resolution,
-                sizes,
-                patch_masking,
-                channel_masking,
-            ).last_hidden_state
-            reconstruction = self.decoder(latent, scene, channel_masking, patch_masking, sizes)
-            losses.append(self.loss(reconstruction, target, patch_masking.mask, channel_masking.mask, sizes, valid))
-        output = LESSViTForPreTrainingOutput(
-            loss=torch.stack(losses).sum(),
+        passes = [given] if given else [self._channel_masking(m, patches, sizes, generator) for m in self._modes(sizes)]
+        outputs = [
+            self._predict(
+                shown, scene, sizes, channels, patch_masking or self._patch_masking(patches, generator), patches, valid
+            )
+            for channels in passes
+        ]
+        output = outputs[-1]
+        output.loss = torch.stack([cast(Tensor, each.loss) for each in outputs]).sum()
+        return output if return_dict is not False else output.to_tuple()
+
+    def _predict(
+        self,
+        images: Tensor,
+        scene: Scene,
+        sizes: Sequence[int],
+        channels: Masking,
+        positions: Masking,
+        patches: Tensor,
+        valid: Tensor | None,
+    ) -> LESSViTForPreTrainingOutput:
+        """One pass: encode what is visible, predict everything."""
+        encoded: Any = self.less_vit(images, scene.wavelengths, scene.resolution, sizes, positions, channels)
+        latent, target = encoded.last_hidden_state, self.loss.target(patches)
+        reconstruction = self.decoder(latent, scene, channels, positions, sizes)
+        return LESSViTForPreTrainingOutput(
+            loss=self.loss(reconstruction, target, positions.mask, channels.mask, sizes, valid),
             reconstruction=reconstruction,
             target=target,
             latent=latent,
-            patch_mask=patch_masking.mask,
-            channel_mask=channel_masking.mask,
-            patch_ids_restore=patch_masking.ids_restore,
-            channel_ids_restore=channel_masking.ids_restore,
+            patch_mask=positions.mask,
+            channel_mask=channels.mask,
+            patch_ids_restore=positions.ids_restore,
+            channel_ids_restore=channels.ids_restore,
         )
-        return output if return_dict is not False else output.to_tuple()
 
     def _valid(self, pixel_values: Tensor, nodata_mask: Tensor | None) -> Tensor | None:
         """Which pixels of the patches hold data; None: all."""

@@ -47,10 +47,11 @@ def train_less_vit(
     settings: LESSViTTraining,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
-    """Train a model whose output has a `loss`: Hyper-MAE, or one with a head and labels. Parameters without gradient stay.
+    """Train a model whose output has a `loss`: Hyper-MAE, or one with a head and labels.
 
     Args:
         model: `LESSViTForPreTraining`, or a model with a head; it is left in training mode.
+            Parameters that require no gradient stay as they are.
         batch: step -> keyword arguments of the model; tensors are moved to its device.
         settings: how long and how fast.
         on_step: called with every step and its loss.

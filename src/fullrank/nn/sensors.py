@@ -1,4 +1,4 @@
-"""Satellite sensors: their bands in nanometres, their ground resolution, and the statistics that images are scaled by."""
+"""Satellite sensors: their bands in nanometres, their ground resolution, and the statistics to scale images by."""
 
 from __future__ import annotations
 
@@ -135,9 +135,7 @@ SENSORS: tuple[SensorSpec, ...] = (
     SensorSpec("landsat-7", (*_ETM, 706.0), _numbered("B", range(1, 9)), 30.0),
     SensorSpec("landsat-8", _OLI, _OLI_BANDS, 30.0),
     SensorSpec("landsat-9", _OLI, _OLI_BANDS, 30.0),
-    SensorSpec(
-        "landsat-mss", (550.0, 650.0, 750.0, 950.0), ("green", "red", "near infrared 1", "near infrared 2"), 80.0
-    ),
+    SensorSpec("landsat-mss", (550.0, 650.0, 750.0, 950.0), ("B4", "B5", "B6", "B7"), 80.0),
     SensorSpec("enmap", _ENMAP, _numbered("B", range(1, len(_ENMAP) + 1)), 30.0),
     SensorSpec(
         "modis",
