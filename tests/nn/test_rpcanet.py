@@ -7,7 +7,7 @@ import torch
 
 from fullrank.nn.rpca_loss import RPCALoss, soft_iou_loss
 from fullrank.nn.rpcanet import RPCANet, RPCANetPP
-from fullrank.nn.rpcanet_checkpoint import load_official_state_dict, to_official_names
+from fullrank.nn.rpcanet_checkpoint import load_official_rpcanet, to_official_names
 
 SIZES = {
     "stage_num": "num_stages",
@@ -23,7 +23,7 @@ def golden_model(spec, tensors, **options):
     sizes = {SIZES[name]: value for name, value in spec["config"].items()}
     model = MODELS[spec["model"]](**sizes, **options)
     state = {name.removeprefix("state."): value for name, value in tensors.items() if name.startswith("state.")}
-    load_official_state_dict(model, state)
+    load_official_rpcanet(model, state)
     assert spec["mode"].split()[0] in ("eval", "train")
     return model.train(spec["mode"].startswith("train"))
 

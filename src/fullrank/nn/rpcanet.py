@@ -113,6 +113,16 @@ class UnfoldedRPCA(nn.Module):
         *_, last = self._steps(self._checked(x), restore_last=False)
         return _logits(last)
 
+    @torch.no_grad()
+    def decompose(self, x: Image) -> tuple[StageOutput, ...]:
+        """B, T and D of every stage in eval mode, whatever mode the model is in; see `forward`."""
+        training = self.training
+        self.eval()
+        try:
+            return self(x, output_stages=True).stages
+        finally:
+            self.train(training)
+
     def _steps(self, x: Tensor, restore_last: bool = True) -> Iterator[StageOutput]:
         D, T, memory = x, torch.zeros_like(x), None
         for number, stage in enumerate(self.stages, 1):

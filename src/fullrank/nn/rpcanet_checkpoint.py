@@ -55,11 +55,11 @@ def read_official_state(source: str | Path | State) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in source.items()}
 
 
-def load_official_state_dict(model: UnfoldedRPCA, source: str | Path | State) -> None:
+def load_official_rpcanet(model: UnfoldedRPCA, source: str | Path | State) -> None:
     """Load a published checkpoint into a model. Weights that the published code never calls are left out.
 
     Args:
-        model: of the checkpoint's sizes; `from_official` builds one.
+        model: of the checkpoint's sizes; `rpcanet_from_official` builds one.
         source: see `read_official_state`.
 
     Raises:
@@ -81,19 +81,19 @@ def load_official_state_dict(model: UnfoldedRPCA, source: str | Path | State) ->
     if missing or unknown:
         raise ValueError(
             f"the checkpoint does not fit {type(model).__name__}({model.configuration}): it lacks {missing[:3]} and "
-            f"has {unknown[:3]} beyond it; from_official(source) builds the model that fits"
+            f"has {unknown[:3]} beyond it; rpcanet_from_official(source) builds the model that fits"
         )
     wrong = [name for name in own if made[name].shape != own[name].shape]
     if wrong:
         name = wrong[0]
         raise ValueError(
             f"{name} has shape {tuple(made[name].shape)} in the checkpoint and {tuple(own[name].shape)} in the model; "
-            "from_official(source) builds the model that fits"
+            "rpcanet_from_official(source) builds the model that fits"
         )
     model.load_state_dict(made)
 
 
-def from_official(source: str | Path | State) -> RPCANet | RPCANetPP:
+def rpcanet_from_official(source: str | Path | State) -> RPCANet | RPCANetPP:
     """The model of a published checkpoint, its sizes read from the weights.
 
     Args:
@@ -124,7 +124,7 @@ def from_official(source: str | Path | State) -> RPCANet | RPCANetPP:
             contrast=surround is not None,
             contrast_kernel=17 if surround is None else surround.shape[-1],
         )
-    load_official_state_dict(model.to(first.dtype), state)
+    load_official_rpcanet(model.to(first.dtype), state)
     return model
 
 
