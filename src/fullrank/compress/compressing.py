@@ -1,0 +1,190 @@
+"""`compress`: a model in, a smaller one and a report out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import nn
+
+from fullrank._files import write_bytes, write_json
+from fullrank.compress.kinds import build, describe
+from fullrank.compress.layers import Layer, Targets, replace_module, select_layers
+from fullrank.compress.method import Job, Method, Replaced, relative_error
+from fullrank.compress.methods import method_of
+from fullrank.compress.report import CompressionReport, LayerReport
+from fullrank.compress.statistics import SampleLosses
+
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed model.
+
+    Attributes:
+        model: it; the original is as it was, unless `copy=False`.
+        report: what became of every layer.
+    """
+
+    model: nn.Module
+    report: CompressionReport
+
+
+def compress(
+    model: nn.Module,
+    method: str | Method = "svd",
+    *,
+    data: Iterable[Any] | None = None,
+    sample_losses: SampleLosses | None = None,
+    target_modules: Targets = "all-linear",
+    exclude_modules: Targets = (),
+    copy_model: bool = True,
+    resume: str | Path | None = None,
+    on_progress: OnProgress = lambda done, total, text: None,
+    **options: Any,
+) -> Compressed:
+    """Make a trained model smaller.
+
+    Args:
+        model: any module with dense layers; a model of transformers can be saved and loaded as one.
+        method: a name of `METHODS`, such as "svd", "fwsvd", "asvd" or "whiten", or a `Method`.
+        data: batches that the model is called with, for methods that look at a task; see `collect_statistics`.
+        sample_losses: the loss of every sample of a batch; default that of the batch's labels.
+        target_modules: see `select_layers`.
+        exclude_modules: see `select_layers`.
+        copy_model: False changes the model itself, and saves the memory of a copy.
+        resume: folder for finished layers: a call that was interrupted goes on behind the last of them. It must not be
+            that of another compression.
+        on_progress: called with (layers done, layers in all, text).
+        options: of the method, where it is given by name; `rank_rule` for those of ranks.
+
+    Returns:
+        The model and the report.
+
+    Raises:
+        ValueError: an unknown method or option, no layer to compress, missing data, or a model that would grow, with
+            the numbers.
+    """
+    began = time.monotonic()
+    chosen = method_of(method, options)
+    small = copy.deepcopy(model) if copy_model else model
+    selection = select_layers(small, target_modules, exclude_modules, chosen.kinds)
+    before = _size(small)
+    job = Job(small, selection.layers, data, sample_losses, on_progress)
+    finished = _Finished(resume, chosen, selection.layers)
+    reports: list[LayerReport] = []
+    left = dict(selection.left)
+    for number, (layer, compute) in enumerate(chosen.steps(job), 1):
+        replaced = finished.load(layer) or compute()
+        if replaced.reason:
+            left[layer.name] = replaced.reason
+        else:
+            reports.append(_layer_report(layer, replaced))
+            replace_module(small, layer.name, replaced.module)
+            finished.save(layer, replaced)
+        on_progress(number, len(selection.layers), layer.name)
+    after = _size(small)
+    if after[1] > before[1]:
+        raise ValueError(
+            f"{chosen.name} would make the model larger: {before[0]:,} parameters ({before[1]:,} bytes) would become "
+            f"{after[0]:,} ({after[1]:,} bytes); ask for a smaller rank or fewer bits"
+        )
+    report = CompressionReport(
+        method=chosen.name,
+        options=chosen.options(),
+        layers=tuple(reports),
+        left=left,
+        parameters_before=before[0],
+        parameters_after=after[0],
+        bytes_before=before[1],
+        bytes_after=after[1],
+        seconds=round(time.monotonic() - began, 3),
+        remarks=() if reports else ("no layer became smaller: every one stays as it was",),
+    )
+    return Compressed(small, report)
+
+
+class _Finished:
+    """The layers that an interrupted compression has finished, in a folder, one file each."""
+
+    def __init__(self, folder: str | Path | None, method: Method, layers: Sequence[Layer]) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.places = {layer.name: number for number, layer in enumerate(layers)}
+        if self.folder is None:
+            return
+        plan = {"method": method.name, "options": method.options(), "layers": [_seal(layer) for layer in layers]}
+        plan = json.loads(json.dumps(plan, default=repr))
+        file = self.folder / "plan.json"
+        if not file.exists():
+            write_json(file, plan)
+        elif json.loads(file.read_text()) != plan:
+            raise ValueError(
+                f"{self.folder} holds layers of another compression: use the same model and options, or another folder"
+            )
+
+    def load(self, layer: Layer) -> Replaced | None:
+        """The finished replacement of a layer, or None."""
+        if self.folder is None:
+            return None
+        facts, tensors = (self._place(layer, suffix) for suffix in (".json", ".safetensors"))
+        if not facts.exists():  # written last
+            return None
+        known: Mapping[str, Any] = json.loads(facts.read_text())
+        module = build(known["layer"], layer.module)
+        module.load_state_dict(load_file(tensors), assign=True)
+        return Replaced(module.train(layer.module.training), known["rank"], known["loss"])
+
+    def save(self, layer: Layer, replaced: Replaced) -> None:
+        """Keep a finished layer, whose kind can be built anew."""
+        description = describe(replaced.module)
+        if self.folder is None or description is None:
+            return
+        state = {name: tensor.contiguous() for name, tensor in replaced.module.state_dict().items()}
+        write_bytes(self._place(layer, ".safetensors"), save(state))
+        write_json(self._place(layer, ".json"), {"layer": description, "rank": replaced.rank, "loss": replaced.loss})
+
+    def _place(self, layer: Layer, suffix: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"layer-{self.places[layer.name]:05d}{suffix}"
+
+
+def _seal(layer: Layer) -> str:
+    """Name and a checksum of a layer's weight."""
+    content = layer.module.weight.detach().cpu().contiguous().flatten().float().numpy().tobytes()
+    return f"{layer.name} {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def _layer_report(layer: Layer, replaced: Replaced) -> LayerReport:
+    module = replaced.module
+    parameters, size = _size(module)
+    before, size_before = _size(layer.module)
+    weight: Any = getattr(module, "weight", None)
+    product = weight() if callable(weight) else weight
+    comparable = product is not None and product.numel() == layer.matrix.numel()
+    return LayerReport(
+        name=layer.name,
+        kind=(describe(module) or {"kind": type(module).__name__})["kind"],
+        shape=layer.shape,
+        rank=replaced.rank,
+        parameters_before=before,
+        parameters_after=parameters,
+        bytes_before=size_before,
+        bytes_after=size,
+        error=relative_error(layer.matrix, product.detach().flatten(1)) if comparable else None,
+        loss=replaced.loss,
+    )
+
+
+def _size(module: nn.Module) -> tuple[int, int]:
+    """Parameters, and bytes of parameters and buffers; shared ones once."""
+    parameters = list(module.parameters())
+    tensors = [*parameters, *module.buffers()]
+    return sum(p.numel() for p in parameters), sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,174 @@
+"""Which layers of a model are compressed, and each of them as a matrix."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers.pytorch_utils import Conv1D
+
+Targets = str | Sequence[str]
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ALL = {"all-linear": LINEAR, "all": LINEAR + CONVOLUTIONS}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One dense layer of a model.
+
+    Attributes:
+        name: its qualified name.
+        module: an `nn.Linear`, a transformers `Conv1D`, or a convolution without groups.
+    """
+
+    name: str
+    module: Any
+
+    @property
+    def matrix(self) -> Float[Tensor, "out in"]:
+        """The weight as (out, in), of a convolution (out, in * kernel), without gradient."""
+        weight = self.module.weight.detach()
+        return weight.mT if isinstance(self.module, Conv1D) else weight.flatten(1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the matrix."""
+        weight = self.module.weight
+        rows, columns = weight.shape[0], math.prod(weight.shape[1:])
+        return (columns, rows) if isinstance(self.module, Conv1D) else (rows, columns)
+
+    @property
+    def parameters(self) -> int:
+        """Entries of weight and bias."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def as_linear(self) -> nn.Linear:
+        """A linear map as `nn.Linear`: itself, or a transposed view of a `Conv1D`."""
+        if isinstance(self.module, nn.Linear):
+            return self.module
+        weight, bias = self.module.weight, self.module.bias
+        linear = nn.Linear(weight.shape[0], weight.shape[1], bias=bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight.detach().mT, requires_grad=weight.requires_grad)
+        if bias is not None:
+            linear.bias = bias
+        return linear.train(self.module.training)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The layers to compress.
+
+    Attributes:
+        layers: in the model's order.
+        left: why other layers that were asked for stay as they are, by name.
+    """
+
+    layers: tuple[Layer, ...]
+    left: dict[str, str]
+
+
+def select_layers(
+    model: nn.Module,
+    target_modules: Targets = "all-linear",
+    exclude_modules: Targets = (),
+    kinds: tuple[type[nn.Module], ...] = LINEAR,
+) -> Selection:
+    """The layers that a compressor may change.
+
+    Args:
+        model: the model.
+        target_modules: "all-linear" (every linear layer but the output layer of a language model and the last layer of
+            a classifier), "all" (convolutions too), a regular expression for whole names, or names, of which a last
+            part is enough, as in PEFT.
+        exclude_modules: a regular expression or names that stay as they are.
+        kinds: types that the compressor can treat.
+
+    Raises:
+        ValueError: nothing is left to compress, with the reasons; or weights on the meta device.
+    """
+    tied = _shared_weights(model)
+    heads = _heads(model) if target_modules in _ALL else set()
+    layers: list[Layer] = []
+    left: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if not name or name in heads or _matches(name, exclude_modules) or not _asked(name, module, target_modules):
+            continue
+        reason = _refusal(model, name, module, tied, kinds)
+        if reason:
+            left[name] = reason
+        else:
+            layers.append(Layer(name, module))
+    if not layers:
+        raise ValueError(_nothing(model, target_modules, exclude_modules, left))
+    return Selection(tuple(layers), left)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _asked(name: str, module: nn.Module, targets: Targets) -> bool:
+    if isinstance(targets, str) and targets in _ALL:
+        return isinstance(module, _ALL[targets])
+    return _matches(name, targets) and not any(True for _ in module.children())
+
+
+def _matches(name: str, patterns: Targets) -> bool:
+    if isinstance(patterns, str):
+        return re.fullmatch(patterns, name) is not None
+    return any(name == pattern or name.endswith(f".{pattern}") for pattern in patterns)
+
+
+def _refusal(
+    model: nn.Module, name: str, module: Any, tied: set[int], kinds: tuple[type[nn.Module], ...]
+) -> str | None:
+    """Why a layer that was asked for cannot be changed."""
+    if type(module) not in kinds:
+        return f"it is a {type(module).__name__}: {', '.join(kind.__name__ for kind in kinds)} can be treated"
+    parent = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(parent, nn.MultiheadAttention):
+        return "nn.MultiheadAttention reads its weight without calling it"
+    if parametrize.is_parametrized(module):
+        return "it is parametrised: remove the parametrisation first"
+    if not module.weight.is_floating_point():
+        return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}: dequantise it first"
+    if module.weight.is_meta:
+        raise ValueError(f"{name} is on the meta device: load the model's weights first")
+    if id(module.weight) in tied:
+        return "its weight is shared with another layer"
+    if getattr(module, "groups", 1) > 1:
+        return f"it has groups={module.groups}"
+    return None
+
+
+def _shared_weights(model: nn.Module) -> set[int]:
+    """Parameters that several modules hold."""
+    owners = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
+    return {parameter for parameter, count in owners.items() if count > 1}
+
+
+def _heads(model: nn.Module) -> set[str]:
+    """Names of the output layer of a language model and of a classifier's last layer."""
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    names = {name for name, module in model.named_modules() if output is not None and module is output}
+    return names | {name for name in ("classifier", "score", "qa_outputs") if name in dict(model.named_children())}
+
+
+def _nothing(model: nn.Module, targets: Targets, excluded: Targets, left: dict[str, str]) -> str:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[:3])
+    types = Counter(type(module).__name__ for module in model.modules() if not any(True for _ in module.children()))
+    seen = ", ".join(f"{count} {kind}" for kind, count in types.most_common(6))
+    said = f"target_modules={targets!r}" + (f", exclude_modules={excluded!r}" if excluded else "")
+    return f"there is no layer to compress for {said} ({reasons or f'the model has {seen}'})"

@@ -1,0 +1,194 @@
+"""Factorisation with weighted errors: plain SVD, FWSVD, ASVD and activation whitening differ only in the weights.
+
+Every one of them is the SVD of L W R with the scales undone on both sides (`linalg.weighted_svd`), so a method is a
+choice of L and R, and every rank rule applies to the singular values of L W R.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Layer
+from fullrank.compress.method import Job, Method, Replaced, Step
+from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
+from fullrank.compress.statistics import LayerStatistics, Wanted, collect_statistics
+from fullrank.linalg import SVD, weighted_svd
+from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankLinear
+from fullrank.nn.low_rank import Split
+
+_CONVOLUTIONS: dict[type[nn.Module], Any] = {
+    nn.Conv1d: LowRankConv1d,
+    nn.Conv2d: LowRankConv2d,
+    nn.Conv3d: LowRankConv3d,
+}
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """Weights of a layer's errors: min ||L (W - X) R||_F.
+
+    Attributes:
+        left: L by output, (out,) or (out, out), or None.
+        right: R by input, (in,) or (in, in), or None.
+    """
+
+    left: Tensor | None = None
+    right: Tensor | None = None
+
+
+class LowRankMethod(Method):
+    """A method that factorises every layer by itself.
+
+    Args:
+        rank_rule: how large a rank each layer gets; default half of its parameters.
+        split: which factor takes the singular values; see `LowRankLinear.from_linear`.
+        num_samples: samples of data to gather statistics from; default all.
+    """
+
+    kinds = LINEAR + CONVOLUTIONS
+    needs: tuple[Wanted, ...] = ()
+
+    def __init__(
+        self, rank_rule: RankRule | None = None, split: Split = "left", num_samples: int | None = None
+    ) -> None:
+        self.rank_rule = rank_rule or RatioRank(0.5)
+        self.split: Split = split
+        self.num_samples = num_samples
+
+    @abstractmethod
+    def weighting(self, layer: Layer, statistics: LayerStatistics) -> Weighting:
+        """The weights of the errors of a layer.
+
+        Raises:
+            ValueError: the statistics cannot be used.
+        """
+
+    def steps(self, job: Job) -> Iterator[Step]:
+        """Gather statistics, decompose where the rule needs spectra, and factorise layer by layer."""
+        statistics = self._statistics(job)
+        used = [layer for layer in job.layers if layer.name in statistics]
+        weightings = {layer.name: self.weighting(layer, statistics[layer.name]) for layer in used}
+        spectra = []
+        for number, layer in enumerate(used):
+            values = self._decompose(layer, weightings[layer.name]).S if self.rank_rule.needs_spectra else None
+            spectra.append(LayerSpectrum(layer.name, *layer.shape, values))
+            if values is not None:
+                job.progress(number, len(used), f"spectrum of {layer.name}")
+        ranks = self.rank_rule.ranks(spectra)
+        break_even = {spectrum.name: spectrum.break_even for spectrum in spectra}
+        for layer in job.layers:
+            name = layer.name
+            if name in ranks:
+                yield layer, partial(self._replace, layer, weightings[name], ranks[name], break_even[name])
+            else:
+                yield layer, partial(Replaced, layer.module, reason="the task does not use it")
+
+    def options(self) -> dict[str, Any]:
+        """Rule, split and samples."""
+        return {
+            "rank_rule": repr(self.rank_rule),
+            "split": self.split,
+            **({} if self.num_samples is None else {"num_samples": self.num_samples}),
+        }
+
+    def _statistics(self, job: Job) -> dict[str, LayerStatistics]:
+        if not self.needs:
+            return {layer.name: LayerStatistics() for layer in job.layers}
+        batches = job.need_batches(self.name, "give data=[batch, ...] as the model is called with, with labels")
+        return collect_statistics(
+            job.model,
+            batches,
+            job.layers,
+            self.needs,
+            sample_losses=job.sample_losses,
+            num_samples=self.num_samples,
+            skip_unreached=True,
+            on_progress=lambda samples: job.progress(0, len(job.layers), f"statistics of {samples} samples"),
+        )
+
+    def _decompose(self, layer: Layer, weighting: Weighting, rank: int | None = None) -> SVD:
+        try:
+            return weighted_svd(layer.matrix, rank, left=weighting.left, right=weighting.right)
+        except ValueError as error:
+            raise ValueError(f"{layer.name}: {error}") from error
+
+    def _replace(self, layer: Layer, weighting: Weighting, rank: int, break_even: int) -> Replaced:
+        if rank > break_even:
+            return Replaced(layer.module, reason=f"rank {rank} saves nothing, the break-even rank is {break_even}")
+        factors = self._decompose(layer, weighting)
+        kept = SVD(factors.U[:, :rank], factors.S[:rank], factors.Vh[:rank])
+        module = low_rank_layer(layer, kept, self.split)
+        return Replaced(module, rank, float(factors.S[rank:].double().square().sum()))
+
+
+class SVDMethod(LowRankMethod):
+    """Plain truncated SVD: every entry's error weighs the same."""
+
+    name = "svd"
+
+    def weighting(self, layer: Layer, statistics: LayerStatistics) -> Weighting:
+        """No weights."""
+        return Weighting()
+
+
+class ASVDMethod(LowRankMethod):
+    """ASVD (arXiv 2312.05821): errors weigh as the mean |x| of their input to a power.
+
+    Args:
+        alpha: the power.
+        options: see `LowRankMethod`.
+    """
+
+    name = "asvd"
+    needs = ("mean_abs",)
+
+    def __init__(self, rank_rule: RankRule | None = None, alpha: float = 0.5, **options: Any) -> None:
+        super().__init__(rank_rule, **options)
+        self.alpha = alpha
+
+    def weighting(self, layer: Layer, statistics: LayerStatistics) -> Weighting:
+        """(mean |x|)^alpha + 1e-6 by input."""
+        assert statistics.mean_abs is not None
+        return Weighting(right=statistics.mean_abs**self.alpha + 1e-6)
+
+    def options(self) -> dict[str, Any]:
+        """Those of every factorisation, and alpha."""
+        return super().options() | {"alpha": self.alpha}
+
+
+class WhiteningMethod(LowRankMethod):
+    """Activation whitening (SVD-LLM, arXiv 2403.07378): the expected error of the layer's output, ||(W - X) x||^2."""
+
+    name = "whiten"
+    needs = ("moments",)
+
+    def weighting(self, layer: Layer, statistics: LayerStatistics) -> Weighting:
+        """The lower Cholesky factor of the mean x x^T."""
+        assert statistics.moments is not None
+        return Weighting(right=cholesky(statistics.moments))
+
+
+def low_rank_layer(layer: Layer, factors: SVD, split: Split = "left") -> nn.Module:
+    """The factorised layer with these factors of a dense layer's matrix."""
+    kind = _CONVOLUTIONS.get(type(layer.module))
+    if kind is not None:
+        return kind.from_factors(layer.module, factors, split)
+    return LowRankLinear.from_factors(layer.as_linear(), factors, split)
+
+
+def cholesky(moments: Tensor) -> Tensor:
+    """The lower Cholesky factor of a mean x x^T; inputs that are linear in others get a little noise of their own."""
+    moments = moments.to(torch.float64)
+    factor, failed = torch.linalg.cholesky_ex(moments)
+    if not bool(failed):
+        return factor
+    smallest = float(torch.linalg.eigvalsh(moments)[0])
+    jitter = max(-smallest, 0.0) + 1e-6 * float(moments.diagonal().mean()) + torch.finfo(torch.float64).tiny
+    return torch.linalg.cholesky(moments + jitter * torch.eye(len(moments), dtype=torch.float64))

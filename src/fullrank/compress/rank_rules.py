@@ -1,0 +1,237 @@
+"""How large a rank every layer gets. Any compressor of ranks takes any rule."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fullrank.spectra import Spectrum
+from fullrank.spectra.ranks import break_even_rank
+
+
+@dataclass(frozen=True)
+class LayerSpectrum:
+    """A layer as a rule sees it.
+
+    Attributes:
+        name: of the layer.
+        rows: outputs of its matrix.
+        columns: inputs of its matrix, times the kernel of a convolution.
+        values: singular values in the compressor's measure of loss, descending; None where the rule needs none.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    values: Float[Tensor, "k"] | None = None
+
+    @property
+    def break_even(self) -> int:
+        """Largest rank at which two factors are smaller than the matrix."""
+        return break_even_rank(self.rows, self.columns)
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The values with their shape."""
+        if self.values is None:
+            raise ValueError(f"the spectrum of {self.name} was not measured")
+        return Spectrum(self.values, (self.rows, self.columns))
+
+
+class RankRule(ABC):
+    """Gives every layer a rank between 1 and min(rows, columns).
+
+    Attributes:
+        needs_spectra: whether `LayerSpectrum.values` must be there.
+    """
+
+    needs_spectra: bool = False
+
+    def ranks(self, layers: Sequence[LayerSpectrum]) -> dict[str, int]:
+        """Rank by layer name."""
+        return {layer.name: min(max(self.rank(layer), 1), layer.rows, layer.columns) for layer in layers}
+
+    @abstractmethod
+    def rank(self, layer: LayerSpectrum) -> int:
+        """The rank that this layer alone would get."""
+
+
+@dataclass(frozen=True)
+class FixedRank(RankRule):
+    """The same rank everywhere.
+
+    Args:
+        value: the rank.
+
+    Raises:
+        ValueError: below 1.
+    """
+
+    value: int
+
+    def __post_init__(self) -> None:
+        if self.value < 1:
+            raise ValueError(f"rank={self.value}: a rank of at least 1 is needed")
+
+    def rank(self, layer: LayerSpectrum) -> int:
+        """`value`."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class RatioRank(RankRule):
+    """The largest rank that keeps this share of every layer's parameters: floor(keep * m n / (m + n)).
+
+    Args:
+        keep: share in (0, 1].
+        multiple_of: round down to a multiple, for accelerators whose tiles like that.
+
+    Raises:
+        ValueError: `keep` outside (0, 1], or `multiple_of` below 1.
+    """
+
+    keep: float
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        _check_share("keep", self.keep)
+        _check_multiple(self.multiple_of)
+
+    def rank(self, layer: LayerSpectrum) -> int:
+        """The rank of that share."""
+        rank = math.floor(self.keep * layer.rows * layer.columns / (layer.rows + layer.columns))
+        return max(rank - rank % self.multiple_of, min(rank, self.multiple_of))
+
+
+@dataclass(frozen=True)
+class EnergyRank(RankRule):
+    """The smallest rank that holds this share of the squared singular values.
+
+    Args:
+        energy: share in (0, 1].
+
+    Raises:
+        ValueError: outside (0, 1].
+    """
+
+    energy: float
+    needs_spectra = True
+
+    def __post_init__(self) -> None:
+        _check_share("energy", self.energy)
+
+    def rank(self, layer: LayerSpectrum) -> int:
+        """The rank of that share."""
+        return int(layer.spectrum.energy_rank(self.energy))
+
+
+@dataclass(frozen=True)
+class EffectiveRank(RankRule):
+    """The effective rank (Roy and Vetterli 2007), rounded up, times a factor.
+
+    Args:
+        times: the factor.
+
+    Raises:
+        ValueError: not positive.
+    """
+
+    times: float = 1.0
+    needs_spectra = True
+
+    def __post_init__(self) -> None:
+        if not self.times > 0:
+            raise ValueError(f"times={self.times}: a positive factor is needed")
+
+    def rank(self, layer: LayerSpectrum) -> int:
+        """The effective rank times the factor."""
+        return math.ceil(self.times * float(layer.spectrum.effective_rank))
+
+
+@dataclass(frozen=True)
+class BudgetRank(RankRule):
+    """One budget of parameters for all layers, spent where a parameter saves the most loss.
+
+    Every layer starts at rank 1; then the layer with the largest s_{r+1}^2 / (m + n) grows by one, until the budget is
+    spent. At its break-even rank a layer becomes dense again for what is left of its cost, if that is affordable. The
+    singular values of different layers must be in the same measure of loss, as those of FWSVD, ASVD or whitening are.
+
+    Args:
+        keep: share of the parameters of all these layers, in (0, 1]; or
+        parameters: their number.
+
+    Raises:
+        ValueError: neither or both, a share outside (0, 1], or a budget that rank 1 everywhere exceeds.
+    """
+
+    keep: float | None = None
+    parameters: int | None = None
+    needs_spectra = True
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.parameters is None):
+            raise ValueError("BudgetRank takes either keep= (a share) or parameters= (a number)")
+        if self.keep is not None:
+            _check_share("keep", self.keep)
+
+    def ranks(self, layers: Sequence[LayerSpectrum]) -> dict[str, int]:
+        """Rank by layer name; min(rows, columns) where the layer stays dense."""
+        budget = self._budget(layers)
+        by_name = {layer.name: layer for layer in layers}
+        gains = {layer.name: layer.spectrum.values.double().square().tolist() for layer in layers}
+        ranks = dict.fromkeys(by_name, 1)
+        left = budget - sum(layer.rows + layer.columns for layer in layers)
+        if left < 0:
+            raise ValueError(
+                f"a budget of {budget:,} parameters is too small: rank 1 everywhere takes {budget - left:,}; raise it"
+            )
+        queue = [_next_step(layer, 1, gains[layer.name]) for layer in layers]
+        queue = [step for step in queue if step is not None]
+        heapq.heapify(queue)
+        while queue:
+            _, name, rank, cost = heapq.heappop(queue)
+            if cost > left:
+                continue  # a smaller layer may still fit
+            left -= cost
+            ranks[name] = rank
+            step = _next_step(by_name[name], rank, gains[name])
+            if step is not None:
+                heapq.heappush(queue, step)
+        return ranks
+
+    def rank(self, layer: LayerSpectrum) -> int:
+        """What the budget gives a single layer."""
+        return self.ranks([layer])[layer.name]
+
+    def _budget(self, layers: Sequence[LayerSpectrum]) -> int:
+        if self.parameters is not None:
+            return self.parameters
+        return math.floor((self.keep or 0) * sum(layer.rows * layer.columns for layer in layers))
+
+
+def _next_step(layer: LayerSpectrum, rank: int, gains: list[float]) -> tuple[float, str, int, int] | None:
+    """(minus the loss saved by a parameter, name, next rank, its cost), or None at the layer's end."""
+    full = min(layer.rows, layer.columns)
+    if rank >= full:
+        return None
+    if rank < layer.break_even:
+        cost = layer.rows + layer.columns
+        return -gains[rank] / cost, layer.name, rank + 1, cost
+    cost = max(1, layer.rows * layer.columns - rank * (layer.rows + layer.columns))
+    return -sum(gains[rank:]) / cost, layer.name, full, cost
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share <= 1:
+        raise ValueError(f"{name}={share}: a share in (0, 1] is accepted, such as 0.5")
+
+
+def _check_multiple(multiple: int) -> None:
+    if multiple < 1:
+        raise ValueError(f"multiple_of={multiple}: 1 or more is accepted")
