@@ -19,7 +19,7 @@ class LowRankness(NamedTuple):
 
     Attributes:
         curve: mean singular values, descending, min(height, width).
-        effective_rank: mean of exp(spectral entropy).
+        effective_rank: mean of exp(spectral entropy), 0 for an image of zeros.
         energy: mean share of the squared Frobenius norm in the first k values.
     """
 
@@ -40,7 +40,8 @@ class LowRankness(NamedTuple):
         spectrum = Spectrum.of(images.flatten(0, 1))
         values = spectrum.values
         energy = values[:, :k].square().sum(1) / values.square().sum(1).clamp_min(torch.finfo(values.dtype).tiny)
-        return cls(values.mean(0), float(spectrum.effective_rank.mean()), float(energy.mean()))
+        ranks = spectrum.effective_rank.nan_to_num(0.0)  # an image of zeros has no spectrum to take the entropy of
+        return cls(values.mean(0), float(ranks.mean()), float(energy.mean()))
 
 
 class StageLowRankness(NamedTuple):

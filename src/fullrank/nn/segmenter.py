@@ -288,9 +288,10 @@ class RobustPCASegmenter(_Segmenter):
 
 def _grey(images: Images, normalize: bool) -> list[Tensor]:
     """Every image as float (H, W)."""
-    if isinstance(images, np.ndarray | Tensor) and images.ndim not in (3,):
+    if isinstance(images, np.ndarray | Tensor) and images.ndim != 3:
         raise ValueError(f"images has shape {tuple(images.shape)}: grey images (images, H, W) are accepted")
-    return [_as_float(torch.as_tensor(image), number, normalize) for number, image in enumerate(images)]
+    tensors = (image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)) for image in images)
+    return [_as_float(image, number, normalize) for number, image in enumerate(tensors)]
 
 
 def _as_float(image: Tensor, number: int, normalize: bool) -> Tensor:
