@@ -52,7 +52,7 @@ def _check_layer(case):
     both = product(left=fisher_scale(by_out.double(), 0.0), right=fisher_scale(columns, 0.0))
     torch.testing.assert_close(both, known["indep_product_out_in_both"], **exact)
     torch.testing.assert_close(product().float(), known["plain_svd_product_out_in"].float(), rtol=1e-4, atol=1e-5)
-    error = float(((weight - product(right=damped)) * damped).square().sum())
+    error = float(((weight - product(right=damped)).square() * by_in.double()).sum())
     assert error == pytest.approx(case.spec["weighted_error_eps1e5"], rel=1e-6)
 
 

@@ -97,7 +97,7 @@ def select_layers(
         ValueError: nothing is left to compress, with the reasons; or weights on the meta device.
     """
     tied = _shared_weights(model)
-    heads = _heads(model) if target_modules in _ALL else set()
+    heads = _heads(model) if isinstance(target_modules, str) and target_modules in _ALL else set()
     layers: list[Layer] = []
     left: dict[str, str] = {}
     for name, module in model.named_modules():
@@ -136,7 +136,7 @@ def _refusal(
 ) -> str | None:
     """Why a layer that was asked for cannot be changed."""
     if type(module) not in kinds:
-        return f"it is a {type(module).__name__}: {', '.join(kind.__name__ for kind in kinds)} can be treated"
+        return f"its type is {type(module).__name__}: {', '.join(kind.__name__ for kind in kinds)} can be treated"
     parent = model.get_submodule(name.rpartition(".")[0])
     if isinstance(parent, nn.MultiheadAttention):
         return "nn.MultiheadAttention reads its weight without calling it"

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from fullrank.compress import select_layers
+from fullrank.compress.layers import CONVOLUTIONS, LINEAR
+
+from .models import bert, convolutional, gpt2, mlp
+
+
+def test_all_linear_layers_but_the_head_are_selected():
+    selection = select_layers(bert())
+    assert len(selection.layers) == 2 * 6 + 1
+    assert not any(layer.name == "classifier" for layer in selection.layers)
+    assert all("lm_head" not in layer.name for layer in select_layers(gpt2()).layers)
+
+
+def test_names_and_patterns_select_as_in_peft():
+    names = [layer.name for layer in select_layers(bert(), ["query", "value"]).layers]
+    assert len(names) == 4
+    assert [layer.name for layer in select_layers(mlp(), "[02]").layers] == ["0", "2"]
+    assert [layer.name for layer in select_layers(mlp(), exclude_modules=["2"]).layers] == ["0", "4"]
+
+
+def test_a_layer_is_a_matrix_out_by_in():
+    (layer,) = select_layers(gpt2(), "transformer.h.0.mlp.c_fc").layers
+    assert layer.shape == tuple(layer.matrix.shape) == (96, 24)
+    x = torch.randn(3, 24)
+    torch.testing.assert_close(layer.as_linear()(x), layer.module(x))
+    conv, *_ = select_layers(convolutional(), "all", kinds=LINEAR + CONVOLUTIONS).layers
+    assert conv.shape == tuple(conv.matrix.shape) == (8, 27)
+
+
+def test_what_cannot_be_changed_is_left_with_its_reason():
+    model = nn.ModuleDict(
+        {
+            "linear": nn.Linear(4, 4),
+            "tied": nn.Linear(4, 4),
+            "grouped": nn.Conv2d(4, 4, 3, groups=2),
+            "normed": parametrizations.weight_norm(nn.Linear(4, 4)),
+            "attention": nn.MultiheadAttention(4, 2),
+            "subclass": type("Special", (nn.Linear,), {})(4, 4),
+        }
+    )
+    model["again"] = nn.Linear(4, 4)
+    model["again"].weight = model["tied"].weight
+    selection = select_layers(model, "all", kinds=LINEAR + CONVOLUTIONS)
+    assert [layer.name for layer in selection.layers] == ["linear"]
+    assert selection.left["tied"] == selection.left["again"] == "its weight is shared with another layer"
+    assert selection.left["grouped"] == "it has groups=2"
+    assert "its type is Special" in selection.left["subclass"]
+    assert "attention.out_proj" in selection.left
+    assert "normed" in selection.left
+
+
+def test_nothing_to_compress_says_why():
+    with pytest.raises(ValueError, match=r"no layer to compress for .*'nowhere'.* \(the model has 3 Linear"):
+        select_layers(mlp(), ["nowhere"])
+    with pytest.raises(ValueError, match="0 is on the meta device"):
+        select_layers(mlp().to("meta"))
