@@ -28,7 +28,6 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from fullrank._files import write_bytes
@@ -357,11 +356,13 @@ def _computed_again(stage: nn.Module) -> tuple[AbstractContextManager[None], Abs
 @contextmanager
 def _without_statistics(stage: nn.Module) -> Iterator[None]:
     """Leave running statistics as they are: a stage that is computed twice has seen its batch once."""
-    norms = [module for module in stage.modules() if isinstance(module, _BatchNorm) and module.training]
+    norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms if norm.num_batches_tracked is not None]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = count
