@@ -7,9 +7,10 @@ import warnings
 import torch
 from torch import nn
 
-from fullrank.nn import LinformerEncoderLayer, LowRankConv2d, LowRankLinear, LowRankTransformerEncoderLayer
+from fullrank.nn import LESSBlock, LinformerEncoderLayer, LowRankConv2d, LowRankLinear, LowRankTransformerEncoderLayer
 
 LAYERS = [
+    (LESSBlock(24, 2, rank=2), (2, 3, 4, 24)),
     (LowRankLinear(6, 5, 2), (4, 6)),
     (LowRankConv2d(3, 5, 2, 3, padding=1), (2, 3, 6, 7)),
     (LowRankTransformerEncoderLayer(16, 4, 32, 4, 0.0, batch_first=True), (2, 6, 16)),

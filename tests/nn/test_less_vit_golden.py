@@ -41,7 +41,7 @@ def close(case, ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=outputs["rtol"], atol=outputs["atol"])
 
 
-def check_gradients(case, model, official):
+def check_gradients(case, model):
     """Norms of every gradient; the two projections that we join are compared as one."""
     theirs: dict[str, float] = {}
     for name, norm in case.spec["grad_norms"].items():
@@ -95,8 +95,7 @@ def check_block(case):
         qk_norm=config["qk_norm"],
         **release(case),
     )
-    official = official_state(tensors)
-    block.load_state_dict(convert_less_vit_state(official))
+    block.load_state_dict(convert_less_vit_state(official_state(tensors)))
     mask = None
     if config["attention_radius_m"] is not None:
         grid = (config["patch_side"], config["patch_side"])
@@ -110,7 +109,7 @@ def check_block(case):
     close(case, y, tensors["output"])
     (y * tensors["cotangent"]).sum().backward()
     close(case, x.grad, tensors["grad.input"])
-    check_gradients(case, block, official)
+    check_gradients(case, block)
 
 
 def images(tensors):
@@ -129,8 +128,7 @@ def check_encoder(case):
         options["position_embedding"] = "rotary"
         wavelengths = 400 + 2100 * wavelengths.double()
     model = LESSViTModel(vit_config(case, **options)).eval()
-    official = official_state(tensors)
-    model.load_state_dict(convert_less_vit_state(official))
+    model.load_state_dict(convert_less_vit_state(official_state(tensors)))
     resolution = config["spatial_resolution"]
     tokens = model(pixels, wavelengths, resolution, sizes).last_hidden_state
     if "pos_chan_embed" in tensors:
@@ -144,15 +142,14 @@ def check_encoder(case):
         if f"grad.{kind}" in tensors:
             close(case, pixels.grad[:, start : start + size], tensors[f"grad.{kind}"])
         start += size
-    check_gradients(case, model, official)
+    check_gradients(case, model)
 
 
 def check_hyper_mae(case):
     tensors = case.tensors
     pixels, wavelengths, sizes = images(tensors)
     model = LESSViTForPreTraining(vit_config(case)).train()
-    official = official_state(tensors)
-    model.load_state_dict(convert_less_vit_state(official))
+    model.load_state_dict(convert_less_vit_state(official_state(tensors)))
     channels, patches = (
         Masking(tensors[f"{name}_ids_restore"], int((tensors[f"{name}_mask"][0] == 0).sum()))
         for name in ("channel", "pos")
@@ -166,7 +163,7 @@ def check_hyper_mae(case):
     close(case, output.reconstruction, tensors["recon"])
     close(case, output.loss.reshape(1), tensors["loss"])
     output.loss.backward()
-    check_gradients(case, model, official)
+    check_gradients(case, model)
 
 
 @pytest.mark.golden("less-vit")

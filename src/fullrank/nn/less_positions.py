@@ -75,7 +75,7 @@ class ContinuousPositionChannelEmbedding(nn.Module):
             patch_size: p, pixels along a side of a patch; used with `scale_by_patch`.
             dtype: what the table, computed in float64, is cast to.
         """
-        step = resolution * (patch_size if self.scale_by_patch else 1)
+        step = float(resolution * (patch_size if self.scale_by_patch else 1))
         position = _position_table(grid, step, self.dim, wavelengths.device)
         channel = nn.functional.pad(sincos(wavelengths, self.dim), (0, 0, 1, 0))
         return ((position + channel[..., None, :]) / 2).to(dtype)

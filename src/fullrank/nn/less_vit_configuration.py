@@ -135,6 +135,9 @@ class LESSViTConfig(PretrainedConfig):
             raise ValueError(f"patch_size={self.patch_size}: a patch has at least one pixel")
         if self.position_embedding not in ("sincos", "rotary"):
             raise ValueError(f"position_embedding={self.position_embedding!r}: use 'sincos' or 'rotary'")
+        if self.position_embedding == "rotary":
+            check_rotation(self.hidden_size, self.num_attention_heads, self.channel_head_dim)
+            check_rotation(self.decoder_hidden_size, self.decoder_num_attention_heads, self.decoder_channel_head_dim)
         for name in ("mask_ratio", "channel_mask_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: use a share in [0, 1)")
@@ -143,6 +146,20 @@ class LESSViTConfig(PretrainedConfig):
         modes = ["multi", "random", "each", *self.modalities]
         if self.modal_mode not in modes:
             raise ValueError(f"modal_mode={self.modal_mode!r}: use one of {', '.join(modes)}")
+
+
+def check_rotation(dim: int, num_heads: int, channel_head_dim: int) -> None:
+    """Refuse widths of a head that cannot be rotated.
+
+    Raises:
+        ValueError: an odd spectral width, or a spatial one that is no multiple of four.
+    """
+    spatial = dim // (num_heads * channel_head_dim)
+    if channel_head_dim % 2 or spatial % 4:
+        raise ValueError(
+            f"a head of {channel_head_dim} spectral and {spatial} spatial dimensions cannot be rotated: "
+            "position_embedding='rotary' needs an even number and a multiple of 4"
+        )
 
 
 def less_vit_small_config(**options: Any) -> LESSViTConfig:

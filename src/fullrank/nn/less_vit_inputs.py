@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -128,8 +128,8 @@ def finite_pixels(pixel_values: Tensor, nodata_mask: Tensor | None) -> Tensor:
 
 
 def patchify(
-    images: Float[Tensor, "batch channels height width"], patch_size: int
-) -> Float[Tensor, "batch channels patches pixels"]:
+    images: Shaped[Tensor, "batch channels height width"], patch_size: int
+) -> Shaped[Tensor, "batch channels patches pixels"]:
     """Patches row by row, the pixels of each row by row."""
     batch, channels, height, width = images.shape
     p = patch_size

@@ -223,8 +223,10 @@ class LESSViTForPreTraining(LESSViTPreTrainedModel):
         )
         count = sum(size for size, chosen in zip(sizes, encoded, strict=True) if chosen)
         visible = int(count * (1 - self.config.channel_mask_ratio))
-        if visible < min(LEAST_CHANNELS, count):
-            visible = min(LEAST_CHANNELS, count)
+        if count <= LEAST_CHANNELS:
+            visible = count
+        elif visible < LEAST_CHANNELS:
+            visible = LEAST_CHANNELS
             warnings.warn(
                 f"channel_mask_ratio={self.config.channel_mask_ratio} would leave fewer than {LEAST_CHANNELS} of "
                 f"{count} channels visible: {visible} are kept",
