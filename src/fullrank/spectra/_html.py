@@ -5,19 +5,20 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 
-def render(template: str, title: str, fragment: bool, **context: Any) -> str:
-    """Render a template of this room.
+def render(template: str, title: str, fragment: bool, package: str = "fullrank.spectra", **context: Any) -> str:
+    """Render a template.
 
     Args:
         template: its file name; its classes begin with "fr-", and it needs nothing from the page around it.
         title: of the page.
         fragment: only the template, with its style, to embed in another page.
+        package: whose `templates` hold it; the page and the style are this room's.
         context: what the template shows.
     """
-    environment = _environment()
+    environment = _environment(package)
     content = environment.get_template(template).render(title=title, **context)
     return content if fragment else environment.get_template("page.html").render(title=title, content=content)
 
@@ -36,9 +37,9 @@ def percent(share: float | int, digits: int = 0) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(package: str) -> Environment:
     environment = Environment(
-        loader=PackageLoader("fullrank.spectra"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("fullrank.spectra")]),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
