@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -131,7 +131,7 @@ class LAMATextClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Iterable[str], y: Any) -> Self:
+    def fit(self, X: Iterable[str], y: Any) -> LAMATextClassifier:
         """Train.
 
         Args:
@@ -179,7 +179,8 @@ class LAMATextClassifier(ClassifierMixin, BaseEstimator):
             NotFittedError: `fit` was not called.
             ValueError: something that is no text.
         """
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
     def explain(self, X: Iterable[str]) -> list[Explanation]:
         """The words of every text, and what they weigh in every head.
@@ -227,7 +228,7 @@ class LAMATextClassifier(ClassifierMixin, BaseEstimator):
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "cpu") -> Self:
+    def load(cls, folder: str | Path, device: str = "cpu") -> LAMATextClassifier:
         """A classifier that was saved.
 
         Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
@@ -19,7 +19,8 @@ from fullrank.nn.lama import orthogonality_penalty
 _BATCHES_SORTED_TOGETHER = 16  # enough for little padding, few enough for mixed batches
 _INFERENCE_BATCH = 256
 
-Items = Sequence[Shaped[Tensor, "tokens *dim"]]
+#: Texts, each (tokens,) word numbers or (tokens, D) states.
+Items = Sequence[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def train_classifier(
 
     Args:
         network: takes a padded batch, its mask and `need_weights`; gives logits.
-        items: of every text, (tokens,) word numbers or (tokens, D) states.
+        items: the texts.
         labels: its class.
         settings: how to train.
         generator: of the order of the texts, on the CPU.
@@ -101,8 +102,8 @@ def class_probabilities(network: nn.Module, items: Items) -> Float[Tensor, "text
     return _in_order(torch.cat(found), items)
 
 
-def word_weights(network: nn.Module, items: Items) -> list[Float[Tensor, "heads tokens"]]:
-    """What every word of every text weighs in every head, on the CPU, without padding."""
+def word_weights(network: nn.Module, items: Items) -> list[Tensor]:
+    """What every word of every text weighs, (heads, tokens), on the CPU, without padding."""
     found: list[Any] = [None] * len(items)
     for rows, _, weights in _evaluated(network, items, need_weights=True):
         for row, A in zip(rows, weights.cpu(), strict=True):
