@@ -1,6 +1,13 @@
 """Breaking the Low-Rank Dilemma of Linear Attention (RALA, RAVLT)."""
 
-from fullrank.papers import Claim, Paper
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+from fullrank.papers import Claim, Paper, Trial
+from fullrank.papers._repeats import repeat
 
 _IMAGENET = "training on ImageNet-1k with 8 GPUs"
 _COCO = "COCO detection training from ImageNet-1k weights"
@@ -28,6 +35,32 @@ PAPER = Paper(
         "output by a token-wise feature map, which restores the rank at linear cost. A vision transformer built"
         " this way, RAVLT, reaches 84.4 % top-1 on ImageNet-1k with 26 M parameters and 4.6 GFLOPs."
     ),
+    methods=(
+        "fullrank.nn.RankAugmentedLinearAttention",
+        "fullrank.nn.rala_attention",
+        "fullrank.nn.RAVLT",
+        "fullrank.nn.ravlt_tiny",
+        "fullrank.nn.ravlt_small",
+        "fullrank.nn.ravlt_base",
+        "fullrank.nn.ravlt_large",
+        "fullrank.nn.kv_buffer_rank",
+        "fullrank.nn.feature_rank",
+    ),
+    usage="""\
+import torch
+from fullrank.nn import RankAugmentedLinearAttention, feature_rank, rala_attention, ravlt_tiny
+
+layer = RankAugmentedLinearAttention(64, num_heads=1)  # reweight=False, gate=False: plain linear attention
+tokens = torch.randn(2, 5 * 7, 64)
+print(layer(tokens, grid=(5, 7)).shape)                # a map of (2, 64, 5, 7) needs no grid
+print(feature_rank(layer, tokens, grid=(5, 7))[""].effective)
+
+q, k, v = torch.randn(3, 2, 4, 100, 32)                # batch, heads, tokens, head width
+print(rala_attention(q, k, v).shape)                   # in place of softmax attention, at linear cost
+
+model = ravlt_tiny(num_classes=10).eval()              # attn_kinds="rala" for the purely linear network
+print(model(torch.randn(1, 3, 64, 64)).shape)
+""",
     notes=(
         "The released networks are hybrids: RALA in stages 1 and 2, softmax attention in stages 3 and 4; the purely "
         "linear network is an option, and an accuracy must say which one it belongs to. The code adds to the formula a "
@@ -221,6 +254,7 @@ PAPER = Paper(
             source="ordering of the accuracy tables, at small scale",
             unit="%",
             holds=lambda m: m["plain linear"] < m["RALA"] and m["RALA"] >= m["softmax"] - 0.5,
+            needs="one GPU and an hour: it is measured at full scale",
         ),
         Claim(
             id="weights-leave-buffer-rank",
@@ -260,3 +294,332 @@ PAPER = Paper(
         ),
     ),
 )
+
+#: Kind -> options of `RankAugmentedLinearAttention`; softmax attention is its sibling.
+_OPTIONS: dict[str, dict[str, bool]] = {
+    "plain linear": {"reweight": False, "gate": False},
+    "gate only": {"reweight": False},
+    "weights only": {"gate": False},
+    "RALA": {},
+}
+_HEAD_DIM = 64  # of the rank study
+_GIRTHS = {"widths": (16, 32, 48, 64), "depths": (1, 1, 2, 1), "heads": (1, 2, 3, 4)}  # of the small RAVLT
+
+
+class _Size(NamedTuple):
+    """How much is trained: images and epochs of the small RAVLT and of the plain transformer, and its blocks."""
+
+    ravlt: tuple[int, int]
+    plain: tuple[int, int]
+    depth: int
+    width: int
+    testing: int
+    tokens: tuple[int, ...]
+
+
+@PAPER.study
+def study(trial: Trial) -> None:
+    """Sizes and ranks, then CIFAR-10 with and without convolutions around the attention, then what a forward costs."""
+    size = trial.pick(
+        smoke=_Size((64, 1), (64, 1), 1, 32, 250, (196, 784)),
+        quick=_Size((2500, 5), (3000, 8), 3, 64, 2000, (784, 1764, 3136, 7056, 12_544)),
+        full=_Size((10_000, 20), (10_000, 20), 4, 96, 2000, (784, 1764, 3136, 7056, 12_544)),
+    )
+    _sizes(trial)
+    random = _ranks(trial)
+    trained = _with_convolutions(trial, size)
+    _buffers(trial, random, trained)
+    _swapped_in(trial, size)
+    _cost(trial, size.tokens)
+    if trial.scale == "full":
+        _all_of_cifar10(trial)
+
+
+def _sizes(trial: Trial) -> None:
+    """Parameters and multiply-adds of the four networks, counted on skeletons."""
+    import torch
+
+    from fullrank.nn import multiply_adds
+    from fullrank.nn.ravlt_sizes import SIZES, ravlt
+
+    def count(size: str, kinds: Any) -> dict[str, float]:
+        with torch.device("meta"):
+            model = ravlt(size, attn_kinds=kinds)
+        cost = multiply_adds(model)
+        parameters = sum(p.numel() for p in model.parameters())
+        return {"parameters": parameters, "convolutions": cost.convolutions / 1e9, "all": cost.all / 1e9}
+
+    kinds = {"hybrid": ("rala", "rala", "softmax", "softmax"), "linear": "rala"}
+    counts: dict[str, dict[str, Any]] = {"T": {}, "S": {}, "B": {}, "L": {}}
+    pairs = list(product(zip(counts, SIZES, strict=True), kinds))
+    for (letter, size), kind in trial.track(pairs, "counting parameters"):
+        counts[letter][kind] = trial.step(f"count {size} {kind}", partial(count, size, kinds[kind]))
+    hybrid = {letter: found["hybrid"] for letter, found in counts.items()}
+    trial.measure(
+        "model-sizes",
+        {f"{letter} M parameters": found["parameters"] / 1e6 for letter, found in hybrid.items()}
+        | {f"{letter} GFLOPs": found["convolutions"] for letter, found in hybrid.items()},
+    )
+    trial.measure("flops-count-convolutions-only", {f"{letter} all": found["all"] for letter, found in hybrid.items()})
+    trial.measure(
+        "released-networks-are-hybrids",
+        {f"{kind} parameters": counts["S"][kind]["parameters"] for kind in kinds}
+        | {f"{kind} GMACs": counts["S"][kind]["all"] for kind in kinds},
+    )
+    trial.table(
+        "sizes",
+        [
+            {
+                "size": letter,
+                "parameters": int(found["hybrid"]["parameters"]),
+                "GMACs, convolutions": found["hybrid"]["convolutions"],
+                "GMACs, all": found["hybrid"]["all"],
+                "GMACs, all, purely linear": found["linear"]["all"],
+            }
+            for letter, found in counts.items()
+        ],
+    )
+
+
+def _ranks(trial: Trial) -> dict[str, dict[str, float]]:
+    """One random block of one head on real images: ranks of the buffer and of the output."""
+    sides = trial.pick(smoke=(14,), quick=(14, 28), full=(14, 28))
+    variants = [(kind, rope, lepe) for kind in (*_OPTIONS, "softmax") for rope, lepe in ((True, False), (False, False))]
+    variants.append(("plain linear", True, True))
+    rows = []
+    found: dict[str, dict[str, float]] = {}
+    for side, (kind, rope, lepe) in trial.track(list(product(sides, variants)), "ranks of a random block"):
+        ranks = trial.step(
+            f"ranks {side} {kind} rope={rope} lepe={lepe}", partial(_block_ranks, side, kind, rope, lepe)
+        )
+        rows.append(
+            {"tokens": side**2, "kind": kind, "rotary": "yes" if rope else "no", "LePE": "yes" if lepe else "no"}
+            | ranks
+        )
+        if rope and not lepe:
+            found[kind] = ranks  # of the larger grid in the end
+    trial.table("ranks-of-a-random-block", rows)
+    rank, effective = "rank of the output", "effective rank of the output"
+    trial.measure(
+        "output-rank",
+        {"RALA": found["RALA"][rank], "plain linear": found["plain linear"][rank], "head_dim": _HEAD_DIM},
+    )
+    trial.measure(
+        "rank-comes-from-the-gate",
+        {
+            "gate only": found["gate only"][rank],
+            "gate only effective": found["gate only"][effective],
+            "plain linear effective": found["plain linear"][effective],
+            "weights only": found["weights only"][rank],
+            "head_dim": _HEAD_DIM,
+        },
+    )
+    return found
+
+
+def _block_ranks(side: int, kind: str, rope: bool, lepe: bool) -> dict[str, float]:
+    """Mean ranks over 16 images, enlarged to four pixels per token and embedded at random."""
+    import torch
+    from torch import nn
+
+    from fullrank.nn import feature_rank, kv_buffer_rank
+    from fullrank.papers._images import cifar10
+
+    pixels = cifar10("test", 250).pixels[:16]
+    enlarged = nn.functional.interpolate(pixels, size=4 * side, mode="bilinear", align_corners=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        embed, layer = (
+            nn.Linear(48, _HEAD_DIM),
+            _attention(kind, _HEAD_DIM, 1, rope=rope, lepe_kernel=5 if lepe else None),
+        )
+        for parameter in (*embed.parameters(), *layer.parameters()):
+            nn.init.normal_(parameter, std=0.1)
+    with torch.no_grad():
+        tokens = nn.functional.layer_norm(embed(nn.functional.unfold(enlarged, 4, stride=4).mT), (_HEAD_DIM,))
+    output = feature_rank(layer, tokens, grid=(side, side))[""]
+    ranks = {
+        "rank of the output": float(output.numerical.float().mean()),
+        "effective rank of the output": float(output.effective.mean()),
+    }
+    if kind == "softmax":
+        return ranks | {"effective rank of the buffer": None}  # pyright: ignore[reportReturnType]
+    return ranks | {
+        "effective rank of the buffer": float(kv_buffer_rank(layer, tokens, grid=(side, side))[""].effective.mean())
+    }
+
+
+def _attention(kind: str, dim: int, heads: int, **options: Any) -> Any:
+    from fullrank.nn import GatedSoftmaxAttention, RankAugmentedLinearAttention
+
+    if kind.startswith("softmax"):
+        return GatedSoftmaxAttention(dim, heads, gate=kind != "softmax", **options)
+    return RankAugmentedLinearAttention(dim, heads, **_OPTIONS[kind], **options)
+
+
+def _with_convolutions(trial: Trial, size: _Size) -> Any:
+    """RAVLT with all stages of one kind: convolutions and local positions do the spatial work."""
+    images, epochs = size.ravlt
+    about = f"{images} images, {epochs} epochs, RAVLT"
+    runs = repeat(trial, (*_OPTIONS, "softmax"), partial(_train_ravlt, trial, size), about)
+    trial.measure("small-task-does-not-separate", *runs.summary(list(runs.runs)))
+    trial.table("with-convolutions", runs.rows(parameters="parameters"))
+    return runs
+
+
+def _train_ravlt(trial: Trial, size: _Size, kind: str, seed: int) -> dict[str, Any]:
+    import torch
+
+    from fullrank.nn import RAVLT, kv_buffer_rank
+    from fullrank.papers._images import cifar10, image_accuracy, train_on_images
+
+    images, epochs = size.ravlt
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = RAVLT(
+            num_classes=10, embed_dims=_GIRTHS["widths"], depths=_GIRTHS["depths"], num_heads=_GIRTHS["heads"],
+            mlp_ratios=2, attn_kinds="softmax" if kind == "softmax" else "rala", rala_options=_OPTIONS.get(kind),
+            drop_path_rate=0, head_width=128, stem_stride=2,
+        )  # fmt: skip
+    train_on_images(
+        network, cifar10("train", images), epochs, seed=seed, device=trial.device, batch=min(64, images),
+        watch=trial.progress,
+    )  # fmt: skip
+    run = {
+        "accuracy": image_accuracy(network, cifar10("test", size.testing), trial.device),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+    if kind != "softmax":
+        ranks = kv_buffer_rank(network, cifar10("test", size.testing).pixels[:64].to(trial.device))
+        run["buffer"] = sum(float(layer.effective.mean()) for layer in ranks.values()) / len(ranks)
+    return run
+
+
+def _buffers(trial: Trial, random: dict[str, dict[str, float]], trained: Any) -> None:
+    """Effective rank of the key-value buffer with and without weights on the tokens."""
+    names = {"weighted": "RALA", "plain linear": "plain linear"}
+    after, spread = trained.summary(names, "buffer")
+    before = {name: random[kind]["effective rank of the buffer"] for name, kind in names.items()}
+    trial.measure("buffer-rank", after, spread)
+    trial.measure(
+        "weights-leave-buffer-rank",
+        {f"{name}, random": value for name, value in before.items()}
+        | {f"{name}, trained": value for name, value in after.items()},
+    )
+
+
+def _swapped_in(trial: Trial, size: _Size) -> None:
+    """A plain transformer in which only the attention differs."""
+    images, epochs = size.plain
+    about = f"{images} images, {epochs} epochs, plain transformer"
+    kinds = trial.pick(
+        smoke=("plain linear", "softmax", "RALA"),
+        quick=("plain linear", "softmax", "RALA", "softmax and gate"),
+        full=(*_OPTIONS, "softmax", "softmax and gate"),
+    )
+    runs = repeat(trial, kinds, partial(_train_plain, trial, size), about)
+    trial.measure("swap-in-order", *runs.summary(("plain linear", "softmax", "RALA")))
+    trial.table("swapped-in", runs.rows(parameters="parameters"))
+    trial.note(
+        "The gate adds parameters to every layer, which neither plain linear nor softmax attention has: the row "
+        "'softmax and gate', where it was run, shows what the gate alone is worth."
+    )
+
+
+def _train_plain(trial: Trial, size: _Size, kind: str, seed: int) -> dict[str, Any]:
+    import torch
+
+    from fullrank.papers._images import cifar10, image_accuracy, train_on_images
+    from fullrank.papers._plain_vit import PlainViT
+
+    images, epochs = size.plain
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = PlainViT(
+            lambda: _attention(kind, size.width, size.width // 32, rope=False, lepe_kernel=None), size.width, size.depth
+        )
+    train_on_images(
+        network, cifar10("train", images), epochs, seed=seed, device=trial.device, batch=min(64, images),
+        watch=trial.progress,
+    )  # fmt: skip
+    return {
+        "accuracy": image_accuracy(network, cifar10("test", size.testing), trial.device),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+
+
+def _cost(trial: Trial, tokens: tuple[int, ...]) -> None:
+    """Forward time of one attention layer on one image, C = 64 and one head, and its exponent in the tokens."""
+    import numpy as np
+
+    times: dict[str, list[float]] = {}
+    with trial.one_thread():
+        for kind, number in trial.track(list(product(("RALA", "softmax"), tokens)), "timing"):
+            times.setdefault(kind, []).append(
+                trial.step(f"time {kind} {number}", partial(_seconds, trial, kind, number))
+            )
+    exponents = {kind: float(np.polyfit(np.log(tokens), np.log(taken), 1)[0]) for kind, taken in times.items()}
+    trial.measure("linear-cost", exponents)
+    rows = [
+        {"tokens": number} | {f"{kind} ms": 1000 * taken[index] for kind, taken in times.items()}
+        for index, number in enumerate(tokens)
+    ]
+    trial.table("forward-time", rows)
+    _figure(trial, tokens, times)
+
+
+def _seconds(trial: Trial, kind: str, tokens: int) -> float:
+    """The least of several forward passes, so that other work on the machine counts little."""
+    import math
+    import time
+
+    import torch
+
+    side = math.isqrt(tokens)
+    layer = _attention("softmax and gate" if kind == "softmax" else kind, 64, 1).to(trial.device)
+    x = torch.randn(1, 64, side, side, generator=torch.Generator().manual_seed(0)).to(trial.device)
+    taken = []
+    with torch.no_grad():
+        for _ in range(8):
+            began = time.perf_counter()
+            float(layer(x).sum())  # waits for the device
+            taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def _all_of_cifar10(trial: Trial) -> None:
+    """RAVLT-T at full resolution on all images, one kind of attention after the other."""
+    kinds = {"plain linear": "rala", "RALA": "rala", "hybrid": None, "softmax": "softmax"}
+
+    def run(kind: str, seed: int) -> dict[str, Any]:
+        import torch
+
+        from fullrank.nn import RAVLT
+        from fullrank.nn.ravlt import HYBRID
+        from fullrank.papers._images import cifar10, image_accuracy, train_on_images
+
+        train, test = cifar10("train", 50_000, "cifar10-full"), cifar10("test", 10_000, "cifar10-full")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = RAVLT(
+                num_classes=10, attn_kinds=kinds[kind] or HYBRID, rala_options=_OPTIONS.get(kind), stem_stride=1
+            )
+        train_on_images(network, train, 60, seed=seed, device=trial.device, batch=256, watch=trial.progress)
+        return {"accuracy": image_accuracy(network, test, trial.device)}
+
+    runs = repeat(trial, kinds, run, "all images, 60 epochs, RAVLT-T")
+    trial.measure("cifar10-order", *runs.summary(("plain linear", "RALA", "softmax")))
+    trial.table("all-of-cifar10", runs.rows())
+
+
+def _figure(trial: Trial, tokens: tuple[int, ...], times: dict[str, list[float]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (kind, taken), colour in zip(times.items(), ("#0f766e", "#b45309"), strict=True):
+        axes.loglog(tokens, [1000 * second for second in taken], "o-", c=colour, label=kind)
+    axes.set(xlabel="tokens", ylabel="forward pass of one layer, ms")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    trial.figure("forward-time", figure)
