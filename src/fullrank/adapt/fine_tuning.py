@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from peft import PeftModel, TaskType, get_peft_model
 from rich import box
 from rich.markup import escape
@@ -31,6 +29,7 @@ from fullrank.adapt.methods import AdapterMethod, adapter_method, adapter_parame
 from fullrank.adapt.training import OnProgress, TrainingRecord, TrainingSettings, train
 from fullrank.tasks.evaluation import evaluate
 from fullrank.tasks.examples import Examples, Task, load_examples
+from fullrank.tasks.models import quiet, require_empty
 from fullrank.tasks.tokens import TokenizedExamples, collator
 
 SCHEMA = 1
@@ -266,7 +265,7 @@ def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, 
     Raises:
         ValueError: there is no model or no tokenizer at that place, or an encoder is to continue a text.
     """
-    with _quiet():
+    with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(model))
             loaded = _load(str(model), examples)
@@ -285,16 +284,6 @@ def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, 
     if loaded.config.pad_token_id is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     return loaded, tokenizer
-
-
-def require_empty(folder: Path) -> None:
-    """Refuse to write where something is.
-
-    Raises:
-        FileExistsError: the folder holds something, or is a file.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something already: name a new folder, or empty this one")
 
 
 def _load(model: str, examples: Examples) -> PreTrainedModel:
@@ -327,18 +316,3 @@ def _configuration(adapted: PeftModel) -> dict[str, Any]:
     """The adapter's configuration as plain data."""
     fields = adapted.peft_config["default"].to_dict()
     return {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar, and its table of the weights that are new, which here is only the head."""
-    logging = transformers.utils.logging
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()

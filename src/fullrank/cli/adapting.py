@@ -66,7 +66,7 @@ def adapt(
     Example: `fullrank adapt minilm --method loca --data sst2 --limit 500 -o adapter`
     """
     from fullrank.adapt import TrainingSettings, adapter_method, fine_tune
-    from fullrank.adapt.fine_tuning import require_empty
+    from fullrank.tasks import require_empty
 
     require_empty(output)  # before an hour of training, not after
     settings = TrainingSettings(

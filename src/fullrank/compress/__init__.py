@@ -25,7 +25,8 @@ from fullrank.compress.rank_rules import (  # noqa: E402
     RatioRank,
 )
 from fullrank.compress.report import CompressionReport, LayerReport  # noqa: E402
-from fullrank.compress.statistics import LayerStatistics, collect_statistics, fisher_sums, labelled_losses  # noqa: E402
+from fullrank.compress.statistics import LayerStatistics, collect_statistics, fisher_sums  # noqa: E402
+from fullrank.tasks.losses import labelled_losses  # noqa: E402
 
 __all__ = [
     "ASVDMethod",

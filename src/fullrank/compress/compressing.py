@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from fullrank._files import write_bytes, write_json
 from fullrank.compress.kinds import build, describe
@@ -20,7 +20,7 @@ from fullrank.compress.layers import Layer, Targets, replace_module, select_laye
 from fullrank.compress.method import Job, Method, Replaced, relative_error
 from fullrank.compress.methods import method_of
 from fullrank.compress.report import CompressionReport, LayerReport
-from fullrank.compress.statistics import SampleLosses
+from fullrank.tasks.losses import SampleLosses
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -166,9 +166,7 @@ def _layer_report(layer: Layer, replaced: Replaced) -> LayerReport:
     module = replaced.module
     parameters, size = _size(module)
     before, size_before = _size(layer.module)
-    weight: Any = getattr(module, "weight", None)
-    product = weight() if callable(weight) else weight
-    comparable = product is not None and product.numel() == layer.matrix.numel()
+    product = _product(module)
     return LayerReport(
         name=layer.name,
         kind=(describe(module) or {"kind": type(module).__name__})["kind"],
@@ -178,9 +176,16 @@ def _layer_report(layer: Layer, replaced: Replaced) -> LayerReport:
         parameters_after=parameters,
         bytes_before=size_before,
         bytes_after=size,
-        error=relative_error(layer.matrix, product.detach().flatten(1)) if comparable else None,
+        error=None if product is None else relative_error(layer.matrix, product),
         loss=replaced.loss,
     )
+
+
+def _product(module: Any) -> Tensor | None:
+    """What a compressed layer multiplies by, (out, in); None where it does not say."""
+    if not callable(getattr(module, "weight", None)):
+        return None
+    return module.weight().detach().flatten(1)
 
 
 def _size(module: nn.Module) -> tuple[int, int]:

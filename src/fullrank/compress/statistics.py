@@ -20,11 +20,10 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from fullrank.compress.layers import Layer
+from fullrank.tasks.losses import Batch, SampleLosses, call, labelled_losses
 
 Wanted = Literal["fisher_in", "fisher_out", "mean_abs", "mean_square", "moments"]
 FisherKind = Literal["per_sample", "batch", "token"]
-Batch = Any
-SampleLosses = Callable[[nn.Module, Batch], Tensor]
 
 
 @dataclass
@@ -85,8 +84,8 @@ def collect_statistics(
         batches: what the model is called with; mappings are passed as keyword arguments.
         layers: linear layers and convolutions of the model.
         wanted: which statistics.
-        sample_losses: gives the loss of every sample of a batch, (batch,); default `labelled_losses`. Needed for Fisher
-            sums only.
+        sample_losses: gives the loss of every sample of a batch, (batch,); default `labelled_losses`. It may call the
+            model several times. Without Fisher sums its result is not looked at, and the default is a plain call.
         kind: "per_sample" squares the gradient of each sample (the paper's equation), "batch" that of the batch's mean
             loss (public code), "token" that of each position, without what positions do together.
         num_samples: stop after so many; default all.
@@ -103,15 +102,15 @@ def collect_statistics(
     gradients = {name for name in asked if name.startswith("fisher")}
     sums = {layer.name: _Sums(layer) for layer in layers}
     seen = 0
-    with _watched(model, sums, gradients, asked - gradients, kind) as look:
+    with _watched(model, sums, gradients, asked - gradients, kind) as begin:
         for batch in batches:
             size = batch_size(batch)
-            look(batch)
+            begin()
             if gradients:
                 _backward(model, batch, size, sample_losses or labelled_losses, kind)
             else:
                 with torch.no_grad():
-                    call(model, batch)
+                    _ = call(model, batch) if sample_losses is None else sample_losses(model, batch)
             seen += size
             on_progress(seen)
             if num_samples is not None and seen >= num_samples:
@@ -125,40 +124,6 @@ def collect_statistics(
             f"({len(unreached)} of {len(sums)} layers): the model does not use them for this loss; exclude them"
         )
     return {name: _means(found, seen) for name, found in sums.items() if found.reached}
-
-
-def labelled_losses(model: nn.Module, batch: Batch) -> Float[Tensor, "batch"]:
-    """The loss of every sample of a labelled batch, for a model of transformers.
-
-    Whole numbers (batch,) are classes, (batch, tokens) the tokens of a causal language model (-100 is left out; the
-    mean over a sample's tokens), floating-point numbers are predicted with a squared error.
-
-    Raises:
-        ValueError: the batch has no labels.
-    """
-    if not isinstance(batch, Mapping) or "labels" not in batch:
-        raise ValueError(
-            "the batch has no labels, which Fisher information needs: give batches with a 'labels' entry, or "
-            "sample_losses=lambda model, batch: one loss a sample, such as functional.cross_entropy(model(batch[0]), "
-            'batch[1], reduction="none")'
-        )
-    labels = batch["labels"]
-    logits = call(model, {name: value for name, value in batch.items() if name != "labels"}).logits.float()
-    if labels.is_floating_point():
-        return (logits.flatten(1) - labels.view(len(labels), -1)).square().mean(-1)
-    if labels.ndim == 1:
-        return functional.cross_entropy(logits, labels, reduction="none")
-    if logits.shape[:2] != labels.shape:
-        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}")
-    losses = functional.cross_entropy(logits[:, :-1].mT, labels[:, 1:], reduction="none")
-    return losses.sum(-1) / (labels[:, 1:] >= 0).sum(-1).clamp_min(1)
-
-
-def call(model: nn.Module, batch: Batch) -> Any:
-    """The model's output for a batch: keyword arguments, positional ones, or one tensor."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
 def batch_size(batch: Batch) -> int:
@@ -187,17 +152,19 @@ def _backward(model: nn.Module, batch: Batch, size: int, sample_losses: SampleLo
 @contextmanager
 def _watched(
     model: nn.Module, sums: Mapping[str, _Sums], gradients: set[str], activations: set[str], kind: FisherKind
-) -> Iterator[Callable[[Batch], None]]:
-    """Hooks on the layers; gives what has to be told each batch before it runs."""
+) -> Iterator[Callable[[], None]]:
+    """Hooks on the layers; gives what has to be called before each batch."""
     training = [(module, module.training) for module in model.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     masks: list[Tensor | None] = [None]
 
-    def look(batch: Batch) -> None:
-        masks[0] = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    def begin() -> None:
         for found in sums.values():
             found.inputs.clear()
             found.gradients.clear()
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        masks[0] = kwargs.get("attention_mask")
 
     def forward(found: _Sums, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         X = _positions(found.layer, args[0].detach())
@@ -220,12 +187,13 @@ def _watched(
             found.gradients.clear()
 
     handles = [found.layer.module.register_forward_hook(partial(forward, found)) for found in sums.values()]
+    handles.append(model.register_forward_pre_hook(look, with_kwargs=True))
     try:
         model.eval()
         for parameter, _ in trainable:
             parameter.requires_grad_(False)
         with torch.enable_grad():
-            yield look
+            yield begin
     finally:
         for handle in handles:
             handle.remove()

@@ -10,15 +10,33 @@ from fullrank.tasks.examples import Examples, Task, load_examples
 
 if TYPE_CHECKING:
     from fullrank.tasks.evaluation import evaluate, lower_is_better
+    from fullrank.tasks.models import load_as_is, require_empty
+    from fullrank.tasks.quality import Quality, quality_of
     from fullrank.tasks.tokens import TokenizedExamples, collator
 
-__all__ = ["Examples", "Task", "TokenizedExamples", "collator", "evaluate", "load_examples", "lower_is_better"]
+__all__ = [
+    "Examples",
+    "Quality",
+    "Task",
+    "TokenizedExamples",
+    "collator",
+    "evaluate",
+    "load_as_is",
+    "load_examples",
+    "lower_is_better",
+    "quality_of",
+    "require_empty",
+]
 
 _LATER = {
     "TokenizedExamples": "tokens",
     "collator": "tokens",
     "evaluate": "evaluation",
     "lower_is_better": "evaluation",
+    "load_as_is": "models",
+    "require_empty": "models",
+    "Quality": "quality",
+    "quality_of": "quality",
 }
 
 

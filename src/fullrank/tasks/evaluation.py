@@ -66,13 +66,13 @@ def _scores(outputs: Tensor, targets: Tensor) -> dict[str, float]:
         return {"accuracy": float((outputs.argmax(-1) == targets).double().mean())}
     found, wanted = outputs.flatten().double().numpy(), targets.double().numpy()
     return {
-        "spearman": _correlation(stats.spearmanr, found, wanted),
-        "pearson": _correlation(stats.pearsonr, found, wanted),
+        "spearman": correlation(stats.spearmanr, found, wanted),
+        "pearson": correlation(stats.pearsonr, found, wanted),
     }
 
 
-def _correlation(measure: Callable[..., Any], found: np.ndarray, wanted: np.ndarray) -> float:
-    """0 where one side is constant, which has no correlation."""
+def correlation(measure: Callable[..., Any], found: np.ndarray, wanted: np.ndarray) -> float:
+    """A correlation of SciPy's; 0 where one side is constant, which has no correlation."""
     if np.ptp(found) == 0 or np.ptp(wanted) == 0:
         return 0.0
     return float(measure(found, wanted).statistic)

@@ -1,0 +1,70 @@
+"""Models of transformers from a folder, as they are, with their tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_as_is(
+    folder: str | Path, dtype: torch.dtype | None = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """The model that a folder's `config.json` names, with its head, and the tokenizer if there is one.
+
+    Args:
+        folder: a Hugging Face folder.
+        dtype: of the weights; None for the stored one.
+
+    Raises:
+        ValueError: no model is there, or this transformers does not know it.
+    """
+    config = Path(folder) / "config.json"
+    if not config.exists():
+        raise ValueError(
+            f"{str(folder)!r} holds no config.json: a Hugging Face folder with config.json and safetensors is accepted"
+        )
+    named = (json.loads(config.read_text()).get("architectures") or [None])[0]
+    kind = getattr(transformers, named or "", AutoModel)
+    with quiet():
+        try:
+            model = kind.from_pretrained(str(folder), **({} if dtype is None else {"dtype": dtype}))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        except (OSError, ValueError):
+            return model.eval(), None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return model.eval(), tokenizer
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        FileExistsError: the folder holds something, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something already: name a new folder, or empty this one")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bar, and its table of the weights that are new."""
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
