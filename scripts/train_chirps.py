@@ -38,15 +38,15 @@ WEIGHTS = Path(__file__).parents[1] / "src" / "fullrank" / "fields" / "chirps" /
 TARGETS = tuple(UNITS)
 PLANE = ChirpSpectrogramConfig(n_time=64, n_freq=64)
 STFT = ChirpSpectrogramConfig(n_time=64, n_freq=64, domain="stft")
-TEST = 1000  # of each domain
-NOISE = 1000  # windows without a chirp
+TEST = 500  # of each domain
+NOISE = 500  # windows without a chirp
 
 
 def main() -> None:
     """Draw, train, report, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=32_000, help="spectrograms to train on")
+    parser.add_argument("--count", type=int, default=20_000, help="spectrograms to train on")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()

@@ -112,7 +112,8 @@ class ChirpSpectrogramConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ChirpSpectrogramConfig:
         """What `to_dict` gave."""
-        return cls(**fields)
+        tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        return cls(**tuples)
 
 
 def sample_labels(uniform: np.ndarray, config: ChirpSpectrogramConfig) -> np.ndarray:

@@ -101,8 +101,8 @@ class ChirpReport:
         return tuple(dict.fromkeys(window.file for window in self.windows))
 
     def found(self, window: WindowResult) -> bool:
-        """Whether the network's sweep stands out more than noise does."""
-        return window.network is not None and window.network.score > self.noise_score["network"]
+        """Whether the sweep of the network or of the ridge detector stands out more than noise does."""
+        return any(chirp is not None and chirp.score > self.noise_score[who] for who, chirp in _answers(window))
 
     def to_dict(self) -> dict[str, Any]:
         """All but the spectrograms, JSON-like."""
@@ -141,7 +141,10 @@ class ChirpReport:
 
 
 def localize(
-    signal: ArrayLike, fs: float, max_frequency: float | None = None, model: ViTForChirpRegression | None = None
+    signal: ArrayLike,
+    fs: float | int,
+    max_frequency: float | int | None = None,
+    model: ViTForChirpRegression | None = None,
 ) -> dict[str, float]:
     """Where the strongest sweep of a signal is.
 
@@ -173,8 +176,8 @@ def localize(
 def localize_recording(
     recording: Recording,
     channels: Sequence[str] = (),
-    window: float = WINDOW,
-    max_frequency: float | None = None,
+    window: float | int = WINDOW,
+    max_frequency: float | int | None = None,
     model: ViTForChirpRegression | None = None,
     on_progress: OnProgress = lambda done, total, text: None,
 ) -> ChirpReport:
@@ -233,7 +236,7 @@ def noise_scores() -> dict[str, float]:
 
 
 def _channel_windows(
-    file: str, channel: Channel, length: float, max_frequency: float | None, model: ViTForChirpRegression
+    file: str, channel: Channel, length: float | int, max_frequency: float | int | None, model: ViTForChirpRegression
 ) -> list[tuple[WindowResult, np.ndarray | None]]:
     """(result, spectrogram) of every window; a constant one has neither answer nor spectrogram."""
     starts, grids = [], []
@@ -256,7 +259,7 @@ def _channel_windows(
 
 
 def _config_for(
-    model: ViTForChirpRegression, samples: int, fs: float, max_frequency: float | None
+    model: ViTForChirpRegression, samples: int, fs: float | int, max_frequency: float | int | None
 ) -> ChirpSpectrogramConfig:
     """The model's grid over the extents of a signal; the ranges of sweeps scale with them."""
     trained = model.spectrogram
@@ -326,8 +329,7 @@ def _from_ridge(Z: np.ndarray, config: ChirpSpectrogramConfig, start: float) -> 
 
 def _strongest(grids: dict[int, np.ndarray], windows: Sequence[WindowResult]) -> dict[int, np.ndarray]:
     def score(number: int) -> float:
-        network = windows[number].network
-        return network.score if network is not None else -np.inf
+        return max((chirp.score for _, chirp in _answers(windows[number]) if chirp is not None), default=-np.inf)
 
     return {number: grids[number] for number in sorted(grids, key=score, reverse=True)[:PICTURES]}
 

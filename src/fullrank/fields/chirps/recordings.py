@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Channel:
         """Seconds."""
         return self.samples / self.fs
 
-    def windows(self, length: float) -> Iterator[tuple[float, np.ndarray]]:
+    def windows(self, length: float | int) -> Iterator[tuple[float, np.ndarray]]:
         """(start in seconds, samples) of consecutive windows.
 
         The last one ends with the recording, and overlaps the one before where the recording is no multiple of the
@@ -116,11 +117,11 @@ def _wav_channels(path: Path) -> tuple[Channel, ...]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that are no samples
             fs, samples = wavfile.read(path)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, struct.error) as error:
         raise ValueError(f"{path}: no WAV file that can be read: {error}") from error
     if samples.ndim == 1:
         samples = samples[:, None]
-    count = samples.shape[1]
+    count = int(samples.shape[-1])
 
     def reader(column: int) -> Callable[[int, int], np.ndarray]:
         return lambda start, stop: samples[start:stop, column].astype(np.float64)

@@ -325,7 +325,7 @@ class ViTForChirpRegression(nn.Module):
                 raise FileNotFoundError(f"{folder} is no saved chirp regressor: {name} is missing")
         try:
             settings = json.loads((folder / _SETTINGS).read_text())
-            config = ChirpRegressorConfig(**settings["config"])
+            config = ChirpRegressorConfig(**_with_tuples(settings["config"]))
             backbone = ViTConfig(**settings["backbone"])
             tensors = {name: tensor.float() for name, tensor in load((folder / _WEIGHTS).read_bytes()).items()}
         except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
@@ -406,6 +406,11 @@ def _adapted(vit: nn.Module, config: ChirpRegressorConfig, adapter: PeftConfig |
             f"lora_targets={sorted(chosen.target_modules)}: the backbone has no such layers; its linear layers are "
             f"{', '.join(linear)}"
         ) from error
+
+
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _names_within(vit: nn.Module) -> list[str]:

@@ -23,7 +23,7 @@ _SPREAD = 4  # of the window on each side, in standard deviations
 _OVERSAMPLING = 3  # of the highest frequency, below which a signal is not thinned further
 
 
-def spectrogram_grid(signal: ArrayLike, fs: float, config: ChirpSpectrogramConfig) -> np.ndarray:
+def spectrogram_grid(signal: ArrayLike, fs: float | int, config: ChirpSpectrogramConfig) -> np.ndarray:
     """The spectrogram of a signal on a configuration's grid.
 
     Args:
@@ -55,7 +55,7 @@ def spectrogram_grid(signal: ArrayLike, fs: float, config: ChirpSpectrogramConfi
     return (smoothing[0] @ (amplitude / np.maximum(median, floor)) @ smoothing[1].T).astype(np.float32)
 
 
-def check_signal(signal: ArrayLike, fs: float) -> np.ndarray:
+def check_signal(signal: ArrayLike, fs: float | int) -> np.ndarray:
     """A signal as (samples,) float64.
 
     Raises:
@@ -78,7 +78,7 @@ def window_deviation(config: ChirpSpectrogramConfig) -> float:
     return math.sqrt(config.time_step / (4 * math.pi * config.frequency_step))
 
 
-def _amplitude(x: np.ndarray, fs: float, config: ChirpSpectrogramConfig) -> np.ndarray:
+def _amplitude(x: np.ndarray, fs: float | int, config: ChirpSpectrogramConfig) -> np.ndarray:
     """|STFT| at the centres of the bins, (n_freq, n_time)."""
     deviation = window_deviation(config) * fs
     window = gaussian(2 * math.ceil(_SPREAD * deviation) + 1, deviation)

@@ -14,7 +14,10 @@ _SAMPLES_PER_CYCLE = 2.56  # of the highest frequency
 
 
 def synthesize(
-    labels: np.ndarray | np.void, rng: np.random.Generator, config: ChirpSpectrogramConfig, fs: float | None = None
+    labels: np.ndarray | np.void,
+    rng: np.random.Generator,
+    config: ChirpSpectrogramConfig,
+    fs: float | int | None = None,
 ) -> np.ndarray:
     """The waveform of one chirp of amplitude 1, in white noise.
 
@@ -46,7 +49,7 @@ def synthesize(
     inside = (t >= 0) & (t < d)
     signal = np.zeros(len(t))
     method = "logarithmic" if exponential else "linear"
-    signal[inside] = chirp(t[inside], f0, d, f1, method, phi=float(rng.uniform(0, 360)))
+    signal[inside] = chirp(t[inside], f0, d, f1, method, phi=int(rng.integers(360)))
     # A tone has the amplitude Σw / 2 in the transform by a window w, white noise of deviation σ the mean square σ² Σw².
     deviation = window_deviation(config) * fs
     sum_w, sum_w2 = deviation * np.sqrt(2 * np.pi), deviation * np.sqrt(np.pi)
