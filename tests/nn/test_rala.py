@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
+from fullrank._optional import MissingExtra
 from fullrank.nn import (
     GatedAttention,
     GatedSoftmaxAttention,
@@ -23,6 +26,7 @@ from fullrank.nn import (
     rotate,
     token_weights,
 )
+from fullrank.nn.rala_triton import rala_attention_triton
 from fullrank.spectra import Spectrum
 
 LAYERS = {"linear": RankAugmentedLinearAttention, "softmax": GatedSoftmaxAttention}
@@ -464,3 +468,45 @@ def test_bad_positions(unchecked):
         axial_rotation((2, 3), 6)
     with pytest.raises(NotImplementedError, match="GatedAttention does not define how its tokens attend"):
         GatedAttention(8, 1)(random(1, 6, 8), (2, 3))
+
+
+# --- kernels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels run on a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("heads", "grid", "d"), [(1, (5, 7), 64), (2, (30, 41), 16), (3, (10, 13), 96), (1, (1, 1), 4)]
+)
+def test_kernels_compute_the_formula(dtype, heads, grid, d):
+    pytest.importorskip("triton")
+    N = grid[0] * grid[1]
+    tokens = random(2, N, 3 * heads * d).to("cuda", dtype)
+    q, k, v = (t.unflatten(-1, (heads, d)).transpose(1, 2) for t in tokens.chunk(3, -1))
+    table = axial_rotation(grid, d, device="cuda")
+    R = rotation_matrices(*grid, d, torch.float64).cuda()
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for position, matrices in ((None, None), (table, R)):
+        found = rala_attention_triton(q, k, v, q_pos=position, k_pos=position)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), quadratic(q.double(), k.double(), v.double(), matrices), **tolerance)
+    inputs = [t.detach().requires_grad_() for t in (q, k, v)]
+    outputs = [f(*inputs, q_pos=table, k_pos=table).float().sum() for f in (rala_attention_triton, rala_attention)]
+    gradients = [torch.autograd.grad(output, inputs) for output in outputs]
+    torch.testing.assert_close(*gradients)
+
+
+def test_kernels_refuse_what_they_cannot_do(monkeypatch, unchecked):
+    q = random(1, 1, 6, 8)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(MissingExtra, match="triton is not installed"):
+        rala_attention_triton(q, q, q)
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    with pytest.raises(ValueError, match="heads of 8 with values of 3: the kernels want one even width for both"):
+        rala_attention_triton(q, q, q[..., :3])
+    with pytest.raises(ValueError, match=r"q has dtype torch.float64: the kernels compute in float32"):
+        rala_attention_triton(q.double(), q.double(), q.double())
+    with pytest.raises(ValueError, match="k_pos is given and q_pos is not"):
+        rala_attention_triton(q, q, q, k_pos=axial_rotation((2, 3), 8))
+    with pytest.raises(ValueError, match="q is on 'cpu': the kernels run on a CUDA device"):
+        rala_attention_triton(q, q, q)

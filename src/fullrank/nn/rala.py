@@ -87,7 +87,7 @@ def rala_attention(
 
     Source: arXiv 2411.07635, and `GateLinearAttentionNoSilu` of the official code.
     """
-    _check_positions(q, k, q_pos, k_pos)
+    check_positions(q, k, q_pos, k_pos)
     kind = q.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
@@ -137,7 +137,8 @@ def _head_major(x: Tensor) -> Tensor:
     return x if x.shape[1] == 1 else x.contiguous()
 
 
-def _check_positions(q: Tensor, k: Tensor, q_pos: Tensor | None, k_pos: Tensor | None) -> None:
+def check_positions(q: Tensor, k: Tensor, q_pos: Tensor | None, k_pos: Tensor | None) -> None:
+    """Raise ValueError where one rotation is missing, or one does not fit its tokens."""
     if (q_pos is None) != (k_pos is None):
         given, missing = ("q_pos", "k_pos") if k_pos is None else ("k_pos", "q_pos")
         raise ValueError(f"{given} is given and {missing} is not: rotate both queries and keys, or neither")

@@ -6,6 +6,7 @@ d x d numbers per head and part of the tokens. It runs only where it is called: 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from math import ceil
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fullrank._optional import require
 from fullrank.nn.axial_rotation import Rotation
-from fullrank.nn.rala import Keys, Output, Queries, Values, rala_attention
+from fullrank.nn.rala import Keys, Output, Queries, Values, check_positions, rala_attention
 
 _TOKENS = 32  # of one step of a kernel
 _STEPS = 16  # steps of one program; its sums are added up afterwards
@@ -44,7 +45,7 @@ def rala_attention_triton(
 
     Raises:
         MissingExtra: Triton is not installed.
-        ValueError: values of another width than the keys, another dtype, or positions that do not fit.
+        ValueError: values of another width than the keys, another dtype or device, or positions that do not fit.
     """
     require("triton", "vision")
     if v.shape[-1] != k.shape[-1] or k.shape[-1] % 2:
@@ -54,6 +55,9 @@ def rala_attention_triton(
         )
     if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"q has dtype {q.dtype}: the kernels compute in float32, so use rala_attention")
+    check_positions(q, k, q_pos, k_pos)
+    if q.device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
+        raise ValueError(f"q is on '{q.device}': the kernels run on a CUDA device; use rala_attention")
     return _Attention.apply(q, k, v, q_pos, k_pos, eps)  # pyright: ignore[reportReturnType]
 
 
