@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _BODY = 64 * 1024  # bytes; forms here are a few words
+_UPLOADS = {"/segment": 8 * 1024**2}  # address -> bytes, where a file is sent
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self'; img-src 'self' data:; "
@@ -50,7 +51,7 @@ class SameOrigin:
             return
         headers = Headers(scope=scope)
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-            refusal = _refusal(headers)
+            refusal = _refusal(headers, _UPLOADS.get(scope["path"], _BODY))
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return
@@ -65,7 +66,7 @@ class SameOrigin:
         await self.app(scope, receive, send_with_headers)
 
 
-def _refusal(headers: Headers) -> PlainTextResponse | None:
+def _refusal(headers: Headers, most: int) -> PlainTextResponse | None:
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     foreign = site not in (None, "same-origin", "none") or (
         origin is not None and urlsplit(origin).netloc != headers.get("host")
@@ -75,6 +76,6 @@ def _refusal(headers: Headers) -> PlainTextResponse | None:
     length = headers.get("content-length")
     if length is None or not length.isdigit():
         return PlainTextResponse("A request that changes something says how long it is.\n", 411)
-    if int(length) > _BODY:
-        return PlainTextResponse(f"At most {_BODY} bytes are accepted.\n", 413)
+    if int(length) > most:
+        return PlainTextResponse(f"At most {most} bytes are accepted.\n", 413)
     return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 from torch import from_numpy
 
@@ -27,6 +27,7 @@ _SAYS = {
 }
 _DEEP = 65_535  # white of a 16-bit image
 _READABLE = "PNG, JPEG and TIFF are accepted"
+_FORMATS = ("PNG", "JPEG", "TIFF")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,15 +170,33 @@ def read_grey(path: str | Path) -> np.ndarray:
         OSError: it is not there, or may not be read.
         ValueError: it is no image that can be read.
     """
-    content = Path(path).read_bytes()
+    return decode_grey(Path(path).read_bytes(), str(path))
+
+
+def decode_grey(content: bytes, name: str, most_pixels: int | None = None) -> np.ndarray:
+    """The content of an image file as grey values, see `read_grey`.
+
+    Args:
+        content: PNG, JPEG or TIFF.
+        name: how errors call it.
+        most_pixels: refuse larger images before they are unpacked; default no limit.
+
+    Raises:
+        ValueError: it is no image that can be read, or too large.
+    """
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+            too_large = most_pixels is not None and picture.width * picture.height > most_pixels
+            if not too_large:
+                picture.load()
             deep = picture.mode.startswith("I")
-            values = np.asarray(picture if deep else picture.convert("L"), dtype=np.float32)
+            size = f"{picture.height} x {picture.width}"
+            values = None if too_large else np.asarray(picture if deep else picture.convert("L"), dtype=np.float32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        words = "it is no image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise ValueError(f"{path} cannot be read: {words}; {_READABLE}") from error
+        words = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(f"{name} cannot be read: {words}; {_READABLE}") from error
+    if values is None:
+        raise ValueError(f"{name} has {size} pixels: at most {most_pixels:,} in all are accepted here")
     return values / (_DEEP if deep else 255)
 
 
@@ -200,11 +219,21 @@ def segment_images(
         ValueError: a file is no image, an unknown method, or a threshold outside 0..1. All files are read before the
             work begins.
     """
+    pictures = [(str(file), read_grey(file)) for file in files]
+    return segment_pictures(pictures, method, threshold, on_progress)
+
+
+def segment_pictures(
+    pictures: Sequence[tuple[str, np.ndarray]],
+    method: SegmentationMethod = "rpcanet",
+    threshold: float | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> SegmentationReport:
+    """Find sparse objects in grey images, given by name; see `segment_images`."""
     if method not in get_args(SegmentationMethod):
         raise ValueError(f"method={method!r}: use one of {', '.join(map(repr, get_args(SegmentationMethod)))}")
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}: use a probability between 0 and 1")
-    pictures = [(str(file), read_grey(file)) for file in files]
     segmenter = SparseObjectSegmenter.pretrained() if method == "rpcanet" else RobustPCASegmenter(tolerance=1e-5)
     segmenter.set_params(threshold=threshold or 0.5)
     found = []
