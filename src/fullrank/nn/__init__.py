@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         roc_targets,
         s_measure,
     )
+    from fullrank.nn.segmentation_report import SegmentationReport, SegmentedImage, segment_images
     from fullrank.nn.segmentation_torchmetrics import MapError, PooledIoUF1, StructureMeasure, TargetDetection
     from fullrank.nn.segmenter import RobustPCASegmenter, SparseObjectSegmenter
 
@@ -119,7 +120,9 @@ __all__ = [
     "RankAugmentedLinearAttention",
     "RobustPCASegmenter",
     "SENSORS",
+    "SegmentationReport",
     "SegmentationTraining",
+    "SegmentedImage",
     "SensorSpec",
     "SequenceProjection",
     "SparseObjectSegmenter",
@@ -165,6 +168,7 @@ __all__ = [
     "rpcanet_from_official",
     "s_measure",
     "scale_by_deviation",
+    "segment_images",
     "sensor",
     "soft_iou_loss",
     "split_factors",
@@ -220,6 +224,9 @@ _LATER: dict[str, str] = {
     "TargetDetection": "segmentation_torchmetrics",
     "RobustPCASegmenter": "segmenter",
     "SparseObjectSegmenter": "segmenter",
+    "SegmentationReport": "segmentation_report",
+    "SegmentedImage": "segmentation_report",
+    "segment_images": "segmentation_report",
 }
 
 
