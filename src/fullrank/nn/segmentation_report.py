@@ -245,7 +245,7 @@ def segment_pictures(
 
 def _segmented(segmenter: SparseObjectSegmenter | RobustPCASegmenter, file: str, image: np.ndarray) -> SegmentedImage:
     stage = segmenter.decompose(image[None])[0][-1]
-    probability = segmenter.predict_proba(image[None])[0]
+    probability = segmenter.probability(stage)
     object = stage.object if isinstance(segmenter, SparseObjectSegmenter) else stage.object.abs()
     return SegmentedImage(
         file,

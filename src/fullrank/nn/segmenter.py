@@ -40,6 +40,10 @@ class _Segmenter(BaseEstimator):
         """The probability of the object at every pixel."""
         raise NotImplementedError
 
+    def probability(self, stage: StageOutput) -> np.ndarray:
+        """The probability of the object that the last stage of a decomposition stands for, (H, W)."""
+        raise NotImplementedError
+
     def predict(self, images: Images) -> Maps:
         """Masks: where the probability is above the threshold, as booleans.
 
@@ -182,6 +186,10 @@ class SparseObjectSegmenter(_Segmenter):
             for x in self._batches(images)
         ]
 
+    def probability(self, stage: StageOutput) -> np.ndarray:
+        """sigma(T)."""
+        return torch.sigmoid(stage.object).numpy()
+
     def save(self, folder: str | Path) -> Path:
         """Write settings (JSON) and weights (safetensors) to a folder, atomically file by file."""
         check_is_fitted(self, "model_")
@@ -274,8 +282,12 @@ class RobustPCASegmenter(_Segmenter):
 
     def predict_proba(self, images: Images) -> Maps:
         """|S| over its maximum, 0 where S is 0; see `SparseObjectSegmenter.predict_proba`."""
-        sparse = [stages[-1].object.abs() for stages in self.decompose(images)]
-        return _stacked([(S / S.max().clamp_min(torch.finfo(S.dtype).tiny)).numpy() for S in sparse])
+        return _stacked([self.probability(stages[-1]) for stages in self.decompose(images)])
+
+    def probability(self, stage: StageOutput) -> np.ndarray:
+        """|S| over its maximum, 0 where S is 0."""
+        S = stage.object.abs()
+        return (S / S.max().clamp_min(torch.finfo(S.dtype).tiny)).numpy()
 
     def decompose(self, images: Images) -> list[tuple[StageOutput, ...]]:
         """One stage for every image: L as background, S as object, L + S as restored image, each (H, W)."""
