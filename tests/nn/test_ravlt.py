@@ -23,7 +23,7 @@ from fullrank.nn import (
     ravlt_tiny,
     register_with_timm,
 )
-from fullrank.nn.ravlt import DropPath
+from fullrank.nn.ravlt_blocks import DropPath
 
 FACTORIES = {"tiny": ravlt_tiny, "small": ravlt_small, "base": ravlt_base, "large": ravlt_large}
 #: Parameters; multiply-adds of convolutions and of everything, in millions.

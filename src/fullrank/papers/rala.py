@@ -381,13 +381,13 @@ def _sizes(trial: Trial) -> None:
     )
 
 
-def _ranks(trial: Trial) -> dict[str, dict[str, float]]:
+def _ranks(trial: Trial) -> dict[str, Any]:
     """One random block of one head on real images: ranks of the buffer and of the output."""
     sides = trial.pick(smoke=(14,), quick=(14, 28), full=(14, 28))
     variants = [(kind, rope, lepe) for kind in (*_OPTIONS, "softmax") for rope, lepe in ((True, False), (False, False))]
     variants.append(("plain linear", True, True))
     rows = []
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, Any] = {}
     for side, (kind, rope, lepe) in trial.track(list(product(sides, variants)), "ranks of a random block"):
         ranks = trial.step(
             f"ranks {side} {kind} rope={rope} lepe={lepe}", partial(_block_ranks, side, kind, rope, lepe)
@@ -417,7 +417,7 @@ def _ranks(trial: Trial) -> dict[str, dict[str, float]]:
     return found
 
 
-def _block_ranks(side: int, kind: str, rope: bool, lepe: bool) -> dict[str, float]:
+def _block_ranks(side: int, kind: str, rope: bool, lepe: bool) -> dict[str, float | None]:
     """Mean ranks over 16 images, enlarged to four pixels per token and embedded at random."""
     import torch
     from torch import nn
@@ -438,12 +438,12 @@ def _block_ranks(side: int, kind: str, rope: bool, lepe: bool) -> dict[str, floa
     with torch.no_grad():
         tokens = nn.functional.layer_norm(embed(nn.functional.unfold(enlarged, 4, stride=4).mT), (_HEAD_DIM,))
     output = feature_rank(layer, tokens, grid=(side, side))[""]
-    ranks = {
+    ranks: dict[str, float | None] = {
         "rank of the output": float(output.numerical.float().mean()),
         "effective rank of the output": float(output.effective.mean()),
     }
-    if kind == "softmax":
-        return ranks | {"effective rank of the buffer": None}  # pyright: ignore[reportReturnType]
+    if kind == "softmax":  # it has no buffer
+        return ranks | {"effective rank of the buffer": None}
     return ranks | {
         "effective rank of the buffer": float(kv_buffer_rank(layer, tokens, grid=(side, side))[""].effective.mean())
     }
@@ -495,7 +495,7 @@ def _train_ravlt(trial: Trial, size: _Size, kind: str, seed: int) -> dict[str, A
     return run
 
 
-def _buffers(trial: Trial, random: dict[str, dict[str, float]], trained: Any) -> None:
+def _buffers(trial: Trial, random: dict[str, Any], trained: Any) -> None:
     """Effective rank of the key-value buffer with and without weights on the tokens."""
     names = {"weighted": "RALA", "plain linear": "plain linear"}
     after, spread = trained.summary(names, "buffer")
