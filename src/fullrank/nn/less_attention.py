@@ -318,10 +318,15 @@ class LESSBlock(nn.Module):
         spatial_rotation: Rotation | None = None,
     ) -> Float[Tensor, "batch channels patches dim"]:
         """The grid after one block; the arguments are those of `LESSAttention`."""
-        attended = self.attention(self.norm1(grid), spatial_mask, channel_rotation, spatial_rotation)
-        grid = self._add(grid, attended, self.scale1)
-        hidden = dropout(gelu(self.up(self.norm2(grid))), self.dropout, self.training)
-        return self._add(grid, dropout(self.down(hidden), self.dropout, self.training), self.scale2)
+        # Nothing keeps a name here: what one half has computed is freed before the other begins.
+        grid = self._add(
+            grid, self.attention(self.norm1(grid), spatial_mask, channel_rotation, spatial_rotation), self.scale1
+        )
+        return self._add(grid, self._mlp(self.norm2(grid)), self.scale2)
+
+    def _mlp(self, grid: Tensor) -> Tensor:
+        hidden = dropout(gelu(self.up(grid)), self.dropout, self.training)
+        return dropout(self.down(hidden), self.dropout, self.training)
 
     def _add(self, grid: Tensor, branch: Tensor, scale: nn.Parameter | None) -> Tensor:
         if self.training and self.drop_path > 0:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullrank.papers import Claim, Paper, Trial
+from fullrank.papers._less_vit_cost import block_cost, exponent
+from fullrank.papers._less_vit_errors import reconstruction_errors
+from fullrank.papers._less_vit_models import (
+    PATCH,
+    TEN_BANDS,
+    Size,
+    all_bands,
+    less_features,
+    masked_autoencoder,
+    pretrained,
+    stacked_features,
+    stacked_vit,
+)
 from fullrank.papers._repeats import mean_and_spread
 
 _GFM = "pre-training on hyperspectral archives and GFM-Bench"
@@ -263,28 +274,6 @@ print(four.pooler_output.shape, four.spatial_tokens.shape, four.spectral_tokens.
 )
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large the networks are and how long they train."""
-
-    steps: int
-    batch: int
-    dim: int
-    depth: int
-    decoder_dim: int
-    decoder_depth: int
-    side: int
-    landsat: int
-
-    @property
-    def key(self) -> str:
-        """Names what a pre-trained network depends on."""
-        return f"{self.dim}x{self.depth}, {self.steps} steps of {self.batch}, {self.side} px"
-
-
-_HEADS, _PATCH = 6, 4
-#: Ten bands to train the probes with: those of 10 and 20 metres.
-_TEN = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 _FEWER = {
     8: ("B02", "B03", "B04", "B05", "B07", "B08", "B11", "B12"),
     6: ("B02", "B03", "B04", "B08", "B11", "B12"),
@@ -300,80 +289,20 @@ def study(trial: Trial) -> None:
         quick=Size(300, 32, 96, 4, 48, 2, 16, 1500),
         full=Size(3000, 64, 384, 6, 192, 2, 32, 4435),
     )
-    _cost(trial, size.dim)
-    encoders = {seed: _pretrained(trial, size, seed) for seed in trial.seeds}
-    _reconstruction(trial, size, encoders)
-    _probes(trial, size, encoders)
-    _landsat(trial, size, encoders)
+    with trial.one_thread():
+        _cost(trial, size.dim)
+        encoders = {seed: pretrained(trial, size, seed) for seed in trial.seeds}
+        _reconstruction(trial, size, encoders)
+        _probes(trial, size, encoders)
+        _landsat(trial, size, encoders)
 
 
 # --- step 1: the masked autoencoder -----------------------------------------------------------------------------------
 
 
-def _masked_autoencoder(size: Size, seed: int) -> Any:
-    """With the random weights of a seed."""
-    import torch
-
-    from fullrank.nn import LESSViTConfig, LESSViTForPreTraining
-
-    torch.manual_seed(seed)
-    return LESSViTForPreTraining(
-        LESSViTConfig(
-            hidden_size=size.dim,
-            num_hidden_layers=size.depth,
-            num_attention_heads=_HEADS,
-            patch_size=_PATCH,
-            attention_radius=None,  # a crop is smaller than the paper's field of 640 m
-            decoder_hidden_size=size.decoder_dim,
-            decoder_num_hidden_layers=size.decoder_depth,
-            decoder_num_attention_heads=_HEADS,
-            modalities=["optical"],
-        )
-    )
-
-
-def _train(trial: Trial, model: Any, size: Size, seed: int, about: str, **inputs: Any) -> dict[str, Any]:
-    """Train a masked autoencoder on random crops of the western part; its state."""
-    import torch
-
-    from fullrank.nn import LESSViTTraining, train_less_vit
-    from fullrank.papers._sentinel_scene import sentinel_scene
-
-    train, _ = sentinel_scene()
-    generator = np.random.default_rng(seed)
-    bands = inputs.pop("bands", slice(None))
-
-    def batch(_: int) -> dict[str, Any]:
-        crops = train.random_crops(size.batch, size.side, generator)
-        return {"pixel_values": torch.from_numpy(crops[:, bands]), **inputs}
-
-    def report(step: int, loss: float) -> None:
-        trial.progress(step, size.steps, f"{about}, seed {seed}: loss {loss:.3f}")
-
-    train_less_vit(model.to(trial.device), batch, LESSViTTraining(size.steps, 1e-3), report)
-    return model.state_dict()
-
-
-def _pretrained(trial: Trial, size: Size, seed: int) -> Any:
-    """The whole masked autoencoder after pre-training."""
-    model = _masked_autoencoder(size, seed)
-    λ = list(_sentinel().wavelengths)
-    state = trial.tensors(
-        f"Hyper-MAE {size.key} seed={seed}", lambda: _train(trial, model, size, seed, "Hyper-MAE", wavelengths=λ)
-    )
-    model.load_state_dict(state)
-    return model.to(trial.device).eval()
-
-
-def _sentinel() -> Any:
-    from fullrank.nn import sensor
-
-    return sensor("sentinel-2")
-
-
 def _reconstruction(trial: Trial, size: Size, encoders: dict[int, Any]) -> None:
     """Errors on the eastern part at hidden patches and in hidden channels, against means and a regression."""
-    errors = [_errors(model, size, seed, trial.device) for seed, model in encoders.items()]
+    errors = [reconstruction_errors(model, size, seed, trial.device) for seed, model in encoders.items()]
     mean = {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}
     ratios = {
         "patches": [error["patches"] / error["patches: mean of the visible"] for error in errors],
@@ -388,61 +317,6 @@ def _reconstruction(trial: Trial, size: Size, encoders: dict[int, Any]) -> None:
         "against a linear regression on the visible channels, fitted to the training pixels, which reaches "
         f"{mean['channels: linear regression']:.4f} where the autoencoder reaches {mean['channels']:.4f}."
     )
-
-
-def _errors(model: Any, size: Size, seed: int, device: str) -> dict[str, float]:
-    import torch
-
-    from fullrank.nn.less_vit_inputs import patchify
-    from fullrank.papers._sentinel_scene import sentinel_scene
-
-    train, test = sentinel_scene()
-    images = torch.from_numpy(test.tiles(size.side, _PATCH)[0]).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    with torch.inference_mode():
-        output = model(images, _sentinel().wavelengths, generator=generator)
-    pixels = patchify(images, _PATCH)
-    squares = (output.reconstruction - pixels).square().mean(-1)
-    patch_mask, channel_mask = output.patch_mask, output.channel_mask
-    at_patches = ~channel_mask[:, :, None] & patch_mask[:, None]
-    in_channels = channel_mask[:, :, None] & ~patch_mask[:, None]
-    seen_patches = _mean(pixels, ~patch_mask[:, None, :, None], (2, 3))
-    seen_channels = _mean(pixels, ~channel_mask[:, :, None, None], (1,))
-    of_band = torch.from_numpy(train.images.mean((0, 2, 3))).to(device).view(1, -1, 1, 1)
-    regressed = _regressed(train.images, pixels, channel_mask)
-
-    def error(predicted: Any, where: Any) -> float:
-        return float((predicted - pixels).square().mean(-1)[where].mean())
-
-    return {
-        "patches": float(squares[at_patches].mean()),
-        "patches: mean of the visible": error(seen_patches, at_patches),
-        "channels": float(squares[in_channels].mean()),
-        "channels: mean of the visible": error(seen_channels, in_channels),
-        "channels: mean of the band in training": error(of_band, in_channels),
-        "channels: linear regression": error(regressed, in_channels),
-        "both hidden": float(squares[channel_mask[:, :, None] & patch_mask[:, None]].mean()),
-    }
-
-
-def _mean(pixels: Any, visible: Any, axes: tuple[int, ...]) -> Any:
-    """The mean of what is visible."""
-    return (pixels * visible).sum(axes, keepdim=True) / visible.expand_as(pixels).sum(axes, keepdim=True)
-
-
-def _regressed(images: NDArray[np.float32], pixels: Any, channel_mask: Any) -> Any:
-    """Hidden channels of every image from its visible ones, by least squares on the training pixels."""
-    import torch
-
-    known = torch.from_numpy(images).movedim(1, 0).flatten(1).to(pixels.device)  # (13, pixels)
-    predicted = torch.zeros_like(pixels)
-    for image, mask in enumerate(channel_mask):
-        ones = torch.ones_like(known[:1])
-        seen = torch.cat([known[~mask], ones])
-        weights = torch.linalg.lstsq(seen.mT, known[mask].mT).solution
-        here = torch.cat([pixels[image][~mask], torch.ones_like(pixels[image][:1])])
-        predicted[image, mask] = torch.einsum("vh,vnp->hnp", weights, here)
-    return predicted
 
 
 # --- steps 2 and 3: land use from all, fewer and more bands -----------------------------------------------------------
@@ -483,27 +357,23 @@ def _probes(trial: Trial, size: Size, encoders: dict[int, Any]) -> None:
 
 def _probe_seed(trial: Trial, size: Size, seed: int, model: Any) -> dict[str, Any]:
     """Balanced accuracies of all probes of a seed, and relative drops with fewer bands."""
-    random = _masked_autoencoder(size, seed).to(trial.device).eval()
+    random = masked_autoencoder(size, seed).to(trial.device).eval()
     accuracy = {
-        f"{name}, 13 bands": _probe(partial(_less_features, encoder), _all_bands(), (), size.side)[_all_bands()]
+        f"{name}, 13 bands": _probe(partial(less_features, encoder), all_bands(), (), size.side)[all_bands()]
         for name, encoder in (("LESS", model), ("LESS random", random))
     }
-    variants = (*_FEWER.values(), _all_bands())
-    less = _probe(partial(_less_features, model), _TEN, variants, size.side)
-    stacked = _stacked_vit(trial, size, seed)
+    variants = (*_FEWER.values(), all_bands())
+    less = _probe(partial(less_features, model), TEN_BANDS, variants, size.side)
+    stacked = stacked_vit(trial, size, seed)
     zero, mean = (
-        _probe(partial(_stacked_features, stacked, fill), _TEN, variants[:-1], size.side) for fill in (0.0, 0.5)
+        _probe(partial(stacked_features, stacked, fill), TEN_BANDS, variants[:-1], size.side) for fill in (0.0, 0.5)
     )
     drop = {}
     for name, found in (("LESS", less), ("stacked ViT", zero), ("stacked ViT, mean-filled", mean)):
-        accuracy |= {f"{name}, {len(bands)} bands": found[bands] for bands in (_TEN, *_FEWER.values())}
-        drop[name] = float(np.mean([1 - found[bands] / found[_TEN] for bands in _FEWER.values()]))
-    accuracy["LESS, 10 + 3 bands"] = less[_all_bands()]
+        accuracy |= {f"{name}, {len(bands)} bands": found[bands] for bands in (TEN_BANDS, *_FEWER.values())}
+        drop[name] = float(np.mean([1 - found[bands] / found[TEN_BANDS] for bands in _FEWER.values()]))
+    accuracy["LESS, 10 + 3 bands"] = less[all_bands()]
     return {"accuracy": accuracy, "drop": drop}
-
-
-def _all_bands() -> tuple[str, ...]:
-    return _sentinel().bands
 
 
 Features = Callable[[NDArray[np.float32], Sequence[str]], NDArray[np.float32]]
@@ -516,7 +386,7 @@ def _probe(
     from fullrank.nn import LinearProbe, class_metrics
     from fullrank.papers._sentinel_scene import LAND_USES, sentinel_scene
 
-    train, test = (part.tiles(side, _PATCH) for part in sentinel_scene())
+    train, test = (part.tiles(side, PATCH) for part in sentinel_scene())
     known, held = (np.isin(labels, LAND_USES).ravel() for _, labels in (train, test))
     probe = LinearProbe(C=0.1).fit(features(train[0], bands)[known], train[1].ravel()[known])
     truth = test[1].ravel()[held]
@@ -524,64 +394,6 @@ def _probe(
         chosen: class_metrics(probe.predict(features(test[0], chosen)[held]), truth)["balanced accuracy"]
         for chosen in (bands, *variants)
     }
-
-
-def _less_features(model: Any, images: NDArray[np.float32], bands: Sequence[str]) -> NDArray[np.float32]:
-    """The CLS row: one row of features for every patch."""
-    from fullrank.nn import LESSFeatureExtractor
-
-    index, chosen = [_all_bands().index(band) for band in bands], _sentinel().select(bands)
-    device = str(model.device)
-    extractor = LESSFeatureExtractor(model.less_vit, chosen.wavelengths, pooling="patches", device=device)
-    return extractor.fit_transform(images[:, index])
-
-
-def _stacked_vit(trial: Trial, size: Size, seed: int) -> Any:
-    """A ViT of the same width and depth whose patch embedding stacks the ten bands, as a masked autoencoder."""
-    import torch
-    from torch import nn
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining
-
-    torch.manual_seed(seed)
-    model = ViTMAEForPreTraining(
-        ViTMAEConfig(
-            image_size=size.side,
-            patch_size=_PATCH,
-            num_channels=len(_TEN),
-            hidden_size=size.dim,
-            num_hidden_layers=size.depth,
-            num_attention_heads=_HEADS,
-            intermediate_size=4 * size.dim,
-            decoder_hidden_size=size.decoder_dim,
-            decoder_num_hidden_layers=size.decoder_depth,
-            decoder_num_attention_heads=_HEADS,
-            decoder_intermediate_size=4 * size.decoder_dim,
-        )
-    )
-    bands = [_all_bands().index(band) for band in _TEN]
-    state = trial.tensors(
-        f"stacked ViT {size.key} seed={seed}", lambda: _train(trial, model, size, seed, "stacked ViT", bands=bands)
-    )
-    model.load_state_dict(state)
-    return nn.Module.to(model, trial.device).eval()
-
-
-def _stacked_features(
-    model: Any, fill: float, images: NDArray[np.float32], bands: Sequence[str]
-) -> NDArray[np.float32]:
-    """Tokens of the patches, all of them visible and in order, `fill` standing for the bands that are missing."""
-    import torch
-
-    stacked = np.full((len(images), len(_TEN), *images.shape[2:]), fill, np.float32)
-    for place, band in enumerate(_TEN):
-        if band in bands:
-            stacked[:, place] = images[:, _all_bands().index(band)]
-    patches = (images.shape[-1] // _PATCH) * (images.shape[-2] // _PATCH)
-    noise = torch.arange(patches, device=model.device).expand(len(images), -1).float()
-    model.config.mask_ratio = 0.0
-    with torch.inference_mode():
-        tokens = model.vit(torch.from_numpy(stacked).to(model.device), noise=noise).last_hidden_state
-    return tokens[:, 1:].flatten(0, 1).float().cpu().numpy()
 
 
 # --- step 4: another sensor -------------------------------------------------------------------------------------------
@@ -609,12 +421,12 @@ def _landsat_seed(size: Size, seed: int, model: Any) -> dict[str, float]:
     images, labels = _neighbourhoods(size.landsat, seed)
     cut = len(labels) * 2 // 3
     landsat, scores = sensor("landsat-mss"), {}
-    random = _masked_autoencoder(size, seed).to(model.device).eval()
+    random = masked_autoencoder(size, seed).to(model.device).eval()
     for name, encoder in (("pre-trained", model), ("random", random)):
         extractor = LESSFeatureExtractor(
             encoder.less_vit,
             landsat.wavelengths,
-            landsat.resolution / _PATCH,
+            landsat.resolution / PATCH,
             pooling="patches",
             device=str(model.device),
         )
@@ -634,7 +446,7 @@ def _neighbourhoods(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray
     records = list(load("statlog-landsat", "train"))
     order = np.random.default_rng(seed).permutation(len(records))[:count]
     pixels = np.stack([records[i]["pixels"] for i in order]).reshape(-1, 3, 3, 4).transpose(0, 3, 1, 2)
-    drawn = pixels.repeat(_PATCH, axis=2).repeat(_PATCH, axis=3).astype(np.float32)
+    drawn = pixels.repeat(PATCH, axis=2).repeat(PATCH, axis=3).astype(np.float32)
     return scale_by_deviation(torch.from_numpy(drawn)).numpy(), np.array([records[i]["class"] for i in order])
 
 
@@ -652,11 +464,11 @@ def _cost(trial: Trial, dim: int) -> None:
     for patches, counts in plans.items():
         for channels in trial.track(counts, f"time of a block at {patches} patches"):
             key = f"cost dim={dim} patches={patches} channels={channels} {trial.device}"
-            rows.append(trial.step(key, partial(_block_cost, dim, patches, channels, trial.device)))
+            rows.append(trial.step(key, partial(block_cost, dim, patches, channels, trial.device)))
     trial.table("cost-of-a-block", rows)
     smallest = min(plans)
     fewest = [row for row in rows if row["patches"] == smallest]
-    ours, joint = (_exponent(fewest, name) for name in ("LESS", "joint attention"))
+    ours, joint = (exponent(fewest, name) for name in ("LESS", "joint attention"))
     trial.measure("latency-in-channels", {"LESS exponent": ours, "joint attention exponent": joint})
     widest = fewest[-1]
     trial.note(
@@ -667,70 +479,6 @@ def _cost(trial: Trial, dim: int) -> None:
         "token is."
     )
     _cost_figure(trial, fewest)
-
-
-def _exponent(rows: Sequence[dict[str, Any]], name: str) -> float:
-    """Slope of log time over log channels, over the larger half of the channels."""
-    times = [(row["channels"], row[f"{name} ms"]) for row in rows if row[f"{name} ms"] is not None]
-    channels, milliseconds = np.log(np.array(times[len(times) // 2 - 1 :])).T
-    return float(np.polyfit(channels, milliseconds, 1)[0])
-
-
-def _block_cost(dim: int, patches: int, channels: int, device: str) -> dict[str, Any]:
-    import torch
-    from torch import nn
-
-    from fullrank.nn import LESSBlock
-
-    torch.manual_seed(0)
-    less = LESSBlock(dim, _HEADS).to(device).eval()
-    joint = nn.TransformerEncoderLayer(dim, _HEADS, 4 * dim, 0.0, "gelu", batch_first=True, norm_first=True).to(device)
-    grid = torch.randn(1, channels + 1, patches + 1, dim, device=device)
-    row: dict[str, Any] = {"patches": patches, "channels": channels}
-    for name, block, inputs in (("LESS", less, grid), ("joint attention", joint, grid.flatten(1, 2))):
-        try:
-            row[f"{name} ms"] = _milliseconds(block, inputs)
-            row[f"{name} MiB for the gradient"] = _kept(block, inputs) / 2**20
-        except torch.OutOfMemoryError:
-            row[f"{name} ms"] = row[f"{name} MiB for the gradient"] = None
-    row["LESS us per token"] = 1000 * row["LESS ms"] / grid[..., 0].numel()
-    return row
-
-
-def _milliseconds(block: Any, inputs: Any) -> float:
-    """The fastest of several runs without gradient: whatever else the machine does only slows one down."""
-    import torch
-
-    def once() -> float:
-        began = time.perf_counter()
-        block(inputs)
-        if inputs.is_cuda:
-            torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - began)
-
-    with torch.inference_mode():
-        first = once()
-        return min(once() for _ in range(max(3, min(30, int(600 / max(first, 1))))))
-
-
-def _kept(block: Any, inputs: Any) -> int:
-    """Bytes that a forward pass keeps for the backward pass, the weights left out."""
-    import torch
-
-    weights = {parameter.untyped_storage().data_ptr() for parameter in block.parameters()}
-    storages: dict[int, int] = {}
-
-    def keep(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = block(inputs.requires_grad_())
-    del output
-    inputs.requires_grad_(False)
-    return sum(storages.values())
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
