@@ -3,18 +3,33 @@
 Importing this room lets transformers load compressed models: `AutoModel.from_pretrained` of a folder that `save` wrote.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fullrank._optional import require
 
 require("transformers", "adapt")
 
+from fullrank.compress.beta_rank import (  # noqa: E402
+    Deviations,
+    beta_rank,
+    collect_deviations,
+    stability_fraction,
+)
+from fullrank.compress.cifar_networks import CifarResNet, CifarVGG, resnet_ratios  # noqa: E402
 from fullrank.compress.compressing import Compressed, compress  # noqa: E402
+from fullrank.compress.filter_pruner import FilterPruner  # noqa: E402
+from fullrank.compress.filter_scores import filter_l1, hrank, map_ranks, random_scores  # noqa: E402
 from fullrank.compress.folder import load, save  # noqa: E402
 from fullrank.compress.fwsvd import FWSVDMethod, fisher_scale  # noqa: E402
+from fullrank.compress.imbalance import ImbalancedReport, imbalanced_report, make_imbalanced  # noqa: E402
+from fullrank.compress.kept_channels import KeptChannels, kept_channels  # noqa: E402
 from fullrank.compress.kinds import LayerKind, describe_layers, register_kind  # noqa: E402
 from fullrank.compress.layers import Layer, Selection, select_layers  # noqa: E402
 from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, SVDMethod, Weighting, WhiteningMethod  # noqa: E402
 from fullrank.compress.method import Job, Method, Replaced  # noqa: E402
 from fullrank.compress.methods import METHODS  # noqa: E402
+from fullrank.compress.pruning_report import PrunedLayer, PruningReport, count_macs  # noqa: E402
 from fullrank.compress.rank_rules import (  # noqa: E402
     BudgetRank,
     EffectiveRank,
@@ -28,7 +43,33 @@ from fullrank.compress.report import CompressionReport, LayerReport  # noqa: E40
 from fullrank.compress.statistics import LayerStatistics, collect_statistics, fisher_sums  # noqa: E402
 from fullrank.tasks.losses import labelled_losses  # noqa: E402
 
+if TYPE_CHECKING:
+    from fullrank.compress.importances import BetaRankImportance, HRankImportance, LayerScoreImportance
+
 __all__ = [
+    "BetaRankImportance",
+    "CifarResNet",
+    "CifarVGG",
+    "Deviations",
+    "FilterPruner",
+    "HRankImportance",
+    "ImbalancedReport",
+    "KeptChannels",
+    "LayerScoreImportance",
+    "PrunedLayer",
+    "PruningReport",
+    "beta_rank",
+    "collect_deviations",
+    "count_macs",
+    "filter_l1",
+    "hrank",
+    "imbalanced_report",
+    "kept_channels",
+    "make_imbalanced",
+    "map_ranks",
+    "random_scores",
+    "resnet_ratios",
+    "stability_fraction",
     "ASVDMethod",
     "BudgetRank",
     "Compressed",
@@ -64,3 +105,16 @@ __all__ = [
     "save",
     "select_layers",
 ]
+
+#: Names that load with their first use: they need torch-pruning.
+_LATER = {
+    "BetaRankImportance": "importances",
+    "HRankImportance": "importances",
+    "LayerScoreImportance": "importances",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"fullrank.compress.{_LATER[name]}"), name)

@@ -28,12 +28,14 @@ class LayerKind:
         describe: what `build` needs, as JSON.
         build: a layer without values, from its description; its state dict is loaded afterwards. The module that stands
             in its place in the skeleton is given too, for its device and dtype.
+        recognises: whether a module is of this kind, where its class alone does not say so.
     """
 
     name: str
     type: type[nn.Module]
     describe: Callable[[Any], Description]
     build: Callable[[Description, nn.Module], nn.Module]
+    recognises: Callable[[nn.Module], bool] | None = None
 
 
 KINDS: dict[str, LayerKind] = {}
@@ -55,7 +57,7 @@ def register_kind(kind: LayerKind) -> LayerKind:
 def describe(module: nn.Module) -> Description | None:
     """The description of a compressed layer, with its kind; None for any other module."""
     for kind in KINDS.values():
-        if type(module) is kind.type:
+        if kind.recognises(module) if kind.recognises else type(module) is kind.type:
             return {"kind": kind.name, **kind.describe(module)}
     return None
 
