@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullrank.compress import load
     from fullrank.spectra import Report, Spectrum, analyze
 
 __version__ = "0.1.0"
@@ -13,9 +14,10 @@ _PUBLIC = {
     "Report": "fullrank.spectra",
     "Spectrum": "fullrank.spectra",
     "analyze": "fullrank.spectra",
+    "load": "fullrank.compress",
 }
 
-__all__ = ["Report", "Spectrum", "__version__", "analyze"]
+__all__ = ["Report", "Spectrum", "__version__", "analyze", "load"]
 
 
 def __getattr__(name: str) -> Any:

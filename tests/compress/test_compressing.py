@@ -175,7 +175,7 @@ def test_the_report_is_read_and_written(tmp_path):
     console.print(report.to_table())
     text = console.export_text()
     assert "parameters became" in text
-    assert "left: its type is Embedding" in text
+    assert "is left: its type is Embedding" in text
     rows = report.to_rows()
     assert sum(row["share_of_loss"] for row in rows) == pytest.approx(1)
     for suffix in (".json", ".csv", ".parquet"):

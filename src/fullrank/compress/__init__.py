@@ -18,6 +18,7 @@ from fullrank.compress.beta_rank import (  # noqa: E402
 )
 from fullrank.compress.cifar_networks import CifarResNet, CifarVGG, resnet_ratios  # noqa: E402
 from fullrank.compress.compressing import Compressed, compress  # noqa: E402
+from fullrank.compress.compressor_comparison import CompressorComparison, compare_compressors  # noqa: E402
 from fullrank.compress.filter_pruner import FilterPruner  # noqa: E402
 from fullrank.compress.filter_scores import filter_l1, hrank, map_ranks, random_scores  # noqa: E402
 from fullrank.compress.folder import load, save  # noqa: E402
@@ -29,6 +30,14 @@ from fullrank.compress.layers import Layer, Selection, select_layers  # noqa: E4
 from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, SVDMethod, Weighting, WhiteningMethod  # noqa: E402
 from fullrank.compress.method import Job, Method, Replaced  # noqa: E402
 from fullrank.compress.methods import METHODS  # noqa: E402
+from fullrank.compress.proving import (  # noqa: E402
+    Latency,
+    ProofReport,
+    Proven,
+    compress_pretrained,
+    latency,
+    recover_quality,
+)
 from fullrank.compress.pruning_report import PrunedLayer, PruningReport, count_macs  # noqa: E402
 from fullrank.compress.rank_rules import (  # noqa: E402
     BudgetRank,
@@ -70,6 +79,14 @@ __all__ = [
     "random_scores",
     "resnet_ratios",
     "stability_fraction",
+    "recover_quality",
+    "latency",
+    "compress_pretrained",
+    "Proven",
+    "ProofReport",
+    "Latency",
+    "compare_compressors",
+    "CompressorComparison",
     "ASVDMethod",
     "BudgetRank",
     "Compressed",

@@ -21,6 +21,7 @@ from fullrank._files import write_json
 from fullrank.compress.hugging_face import METHOD
 from fullrank.compress.kinds import describe_layers, rebuild_layers
 from fullrank.compress.report import CompressionReport
+from fullrank.tasks.models import quiet
 
 FORMAT = 1
 FACTS = "fullrank.json"
@@ -85,7 +86,8 @@ def load(folder: str | Path, skeleton: nn.Module | None = None, **options: Any) 
             f"{folder} holds a {facts['model_class']}, which is no model of transformers: build one and pass it as "
             "skeleton="
         )
-    return kind.from_pretrained(folder, **options)
+    with quiet():
+        return kind.from_pretrained(folder, **options)
 
 
 def read_facts(folder: str | Path) -> Mapping[str, Any]:
@@ -112,7 +114,8 @@ def _save_pretrained(model: PreTrainedModel, folder: Path, layers: dict[str, Any
     before = getattr(model.config, "quantization_config", None)
     model.config.quantization_config = {"quant_method": METHOD, "layers": layers}
     try:
-        model.save_pretrained(folder)
+        with quiet():
+            model.save_pretrained(folder)
     finally:
         if before is None:
             del model.config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]

@@ -96,8 +96,15 @@ class CompressionReport:
 
     def to_table(self) -> Table:
         """The layers as a table for the terminal."""
-        table = Table(box=box.SIMPLE_HEAD, title=f"{self.method}: {_totals(self)}", title_justify="left")
-        table.add_column("layer", overflow="fold")
+        left = "\n".join(f"{name} is left: {reason}" for name, reason in self.left.items())
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title=f"{self.method}: {_totals(self)}",
+            title_justify="left",
+            caption=escape(left) or None,
+            caption_justify="left",
+        )
+        table.add_column("layer", overflow="fold", min_width=20)
         for name in ("shape", "rank", "parameters", "left", "error", "loss"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in self.to_rows():
@@ -110,8 +117,6 @@ class CompressionReport:
                 "" if row["error"] is None else f"{row['error']:.3f}",
                 "" if row["share_of_loss"] is None else f"{100 * row['share_of_loss']:.1f} %",
             )
-        for name, reason in self.left.items():
-            table.add_row(escape(name), "", "", "", "", "", escape(f"left: {reason}"), style="dim")
         return table
 
     def save(self, path: str | Path) -> Path:

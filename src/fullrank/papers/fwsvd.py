@@ -1,6 +1,16 @@
 """Language model compression with weighted low-rank factorization (FWSVD)."""
 
-from fullrank.papers import Claim, Paper
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fullrank.papers import Claim, Paper, Trial
+from fullrank.papers._repeats import mean_and_spread
+
+if TYPE_CHECKING:
+    from fullrank.tasks import Examples, Quality
 
 _BERT = "BERT-base weights and GLUE"
 _LLAMA = "LLaMA weights"
@@ -24,6 +34,31 @@ PAPER = Paper(
         "even though reconstruction gets worse, and already compact models still lose 9-30 % of their "
         "parameters."
     ),
+    methods=(
+        "fullrank.compress.FWSVDMethod",
+        "fullrank.compress.compress",
+        "fullrank.compress.collect_statistics",
+        "fullrank.linalg.weighted_svd",
+        "fullrank.nn.LowRankLinear",
+    ),
+    usage="""\
+import torch
+from torch.nn.functional import cross_entropy
+from fullrank.compress import RatioRank, compress
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 10))
+data = [(torch.randn(32, 64), torch.randint(10, (32,))) for _ in range(4)]   # of the task, with labels
+
+def sample_losses(model, batch):                     # a model of transformers with labels needs none
+    return cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+for method in ("svd", "fwsvd", "fwsvd-both", "asvd", "whiten"):
+    small = compress(model, method, data=data, sample_losses=sample_losses, rank_rule=RatioRank(0.5))
+    loss = torch.cat([sample_losses(small.model, batch) for batch in data]).mean()
+    print(method, f"{small.report.kept:.2f} of the parameters, loss {loss:.4f}")
+""",
+    extra="adapt",
     notes=(
         "There is no official code, and only the abstract could be confirmed; the table values are recalled. The "
         "equation squares the gradients of single samples in evaluation mode; the public re-implementations square "
@@ -203,3 +238,263 @@ PAPER = Paper(
         ),
     ),
 )
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    pairs: int
+    samples: int
+    ratios: tuple[float, ...]
+    tuning: int
+    sentences: int
+    steps: int
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+_SMOKE = Size(24, 8, (0.5,), 16, 40, 10, ("layer.5.output.dense", "layer.5.attention.self.query"))
+_QUICK = Size(400, 128, (0.8, 0.6, 0.5), 320, 600, 300)
+_FULL = Size(1379, 1024, (0.9, 0.8, 0.6, 0.5, 0.35), 5749, 1821, 2000)
+_METHODS = {
+    "FWSVD": "fwsvd",
+    "FWSVD, output side": "fwsvd-output",
+    "FWSVD, both sides": "fwsvd-both",
+    "ASVD": "asvd",
+    "whitening": "whiten",
+}
+
+
+@PAPER.study
+def study(trial: Trial) -> None:
+    """MiniLM on sentence similarity and as a classifier, and a small language model, at equal sizes."""
+    size = trial.pick(smoke=_SMOKE, quick=_QUICK, full=_FULL)
+    _similarity(trial, size)
+    _fine_tuned(trial, size)
+    _classification(trial, size)
+    _language(trial, size)
+
+
+def _similarity(trial: Trial, size: Size) -> None:
+    """Every method at every ratio, without fine-tuning."""
+    dense = trial.step(f"original {size}", partial(_dense, size))
+    found: dict[str, list[float]] = {}
+    plain: dict[str, list[float]] = {}
+    differences: list[float] = []
+    plan = [(seed, ratio, name) for seed in trial.seeds for ratio in size.ratios for name in ("SVD", *_METHODS)]
+    for seed, ratio, name in trial.track(plan, "sentence similarity of MiniLM"):
+        first = seed == trial.seeds[0]
+        if not first and (name == "SVD" or ratio > 0.6):
+            continue  # nothing random; above 0.6 no order is claimed
+        run = trial.step(f"{name} {ratio} seed={seed} {size}", partial(_compressed, size, name, ratio, seed))
+        found.setdefault(f"{name} {ratio:g}", []).append(run["spearman"])
+        if name == "SVD":
+            plain[f"{ratio:g}"] = run["errors"]
+        elif name == "FWSVD":
+            pairs = zip(run["errors"], plain[f"{ratio:g}"], strict=True)
+            differences.append(min(mine - theirs for mine, theirs in pairs))
+    mean, spread = mean_and_spread(found)
+    at = min(size.ratios)
+    if {0.6, 0.5} <= set(size.ratios):
+        _measure(trial, "closer-than-svd", mean, spread, ["SVD 0.6", "FWSVD 0.6", "SVD 0.5", "FWSVD 0.5"])
+    for claim, names in (
+        ("whitening-is-level-or-better", {"whitening": f"whitening {at:g}", "FWSVD": f"FWSVD {at:g}"}),
+        ("two-sided-is-better", {"both sides": f"FWSVD, both sides {at:g}", "input side": f"FWSVD {at:g}"}),
+        ("input-side-is-right", {"input side": f"FWSVD {at:g}", "output side": f"FWSVD, output side {at:g}"}),
+    ):
+        _measure(trial, claim, mean, spread, names)
+    trial.measure("plain-error-is-larger", min(differences))
+    largest = max(size.ratios)
+    removed = 100 * (1 - dense["kept"][f"{largest:g}"])
+    if removed >= 1:
+        trial.measure(
+            "compact-encoder",
+            {"removed": removed, "dense": dense["spearman"], "FWSVD": mean[f"FWSVD {largest:g}"]},
+        )
+    rows = [
+        {"ratio of the linear layers": ratio, "original": dense["spearman"]}
+        | {name: mean[f"{name} {ratio:g}"] for name in ("SVD", *_METHODS)}
+        for ratio in size.ratios
+    ]
+    trial.table("similarity", rows)
+    trial.note(
+        f"Spearman correlation times 100 on {size.pairs} test pairs of STS-B, Fisher information and activations from "
+        f"{size.samples} training pairs (draws: {len(trial.seeds)} at ratios of 0.6 and below, one above), no "
+        "fine-tuning. Embeddings and the unused pooler stay as they are."
+    )
+    _figure(trial, rows)
+
+
+def _measure(
+    trial: Trial,
+    claim: str,
+    mean: dict[str, float],
+    spread: dict[str, float],
+    names: Mapping[str, str] | Sequence[str],
+) -> None:
+    """Report some of the numbers, under other names where a mapping gives them."""
+    chosen = names if isinstance(names, Mapping) else {name: name for name in names}
+    trial.measure(claim, *({name: part[source] for name, source in chosen.items()} for part in (mean, spread)))
+
+
+def _examples(name: str, train: int, test: int, seed: int) -> Examples:
+    """Training examples drawn with the seed; the same test examples always."""
+    import random
+    from dataclasses import replace
+
+    from fullrank.tasks import load_examples
+
+    whole = load_examples(name)
+    drawn = random.Random(seed).sample(whole.train, min(train, len(whole.train)))
+    tested = random.Random(0).sample(whole.test, min(test, len(whole.test)))
+    return replace(whole, train=tuple(drawn), test=tuple(tested))
+
+
+def _encoder(data: str, train: int, test: int, seed: int) -> tuple[Any, Quality]:
+    """MiniLM, and what it is to keep."""
+    from fullrank.data import bundled_encoder
+    from fullrank.tasks import load_as_is, quality_of
+
+    model, tokenizer = load_as_is(bundled_encoder())
+    return model, quality_of(model, tokenizer, _examples(data, train, test, seed), max_length=64)
+
+
+def _dense(size: Size) -> dict[str, Any]:
+    model, quality = _encoder("stsb", size.samples, size.pairs, 0)
+    kept = {f"{ratio:g}": _compress(model, quality, "SVD", ratio, size).report.kept for ratio in (max(size.ratios),)}
+    return {"spearman": quality.measure(model)[quality.metric], "kept": kept}
+
+
+def _compressed(size: Size, name: str, ratio: float, seed: int) -> dict[str, Any]:
+    """Quality and relative errors by layer of one method."""
+    model, quality = _encoder("stsb", size.samples, size.pairs, seed)
+    small = _compress(model, quality, name, ratio, size)
+    return {
+        "spearman": quality.measure(small.model)[quality.metric],
+        "errors": [layer.error for layer in small.report.layers],
+    }
+
+
+def _compress(model: Any, quality: Quality, name: str, ratio: float, size: Size) -> Any:
+    from fullrank.compress import RatioRank, compress
+
+    return compress(
+        model,
+        _METHODS.get(name, "svd"),
+        data=quality.batches(),
+        sample_losses=quality.sample_losses,
+        rank_rule=RatioRank(ratio),
+        target_modules=size.targets,
+        exclude_modules=["pooler.dense"],
+    )
+
+
+def _fine_tuned(trial: Trial, size: Size) -> None:
+    """SVD and FWSVD at half of the linear parameters after one epoch."""
+    found: dict[str, list[float]] = {}
+    plan = [(seed, name) for seed in trial.seeds for name in ("SVD", "FWSVD")]
+    for seed, name in trial.track(plan, "fine-tuning the factors"):
+        run = partial(_recovered, size, name, seed)
+        found.setdefault(name, []).append(trial.step(f"fine-tuned {name} seed={seed} {size}", run))
+    trial.measure("closer-than-svd-finetuned", *mean_and_spread(found))
+
+
+def _recovered(size: Size, name: str, seed: int) -> float:
+    from fullrank.compress import recover_quality
+
+    model, quality = _encoder("stsb", size.tuning, size.pairs, seed)
+    small = _compress(model, quality, name, 0.5, size)
+    recover_quality(small.model, quality, [layer.name for layer in small.report.layers], 1, 2e-4, seed=seed)
+    return quality.measure(small.model)[quality.metric]
+
+
+def _classification(trial: Trial, size: Size) -> None:
+    """A classifier of sentences, the encoder with a linear probe, at half of the linear parameters."""
+    found: dict[str, list[float]] = {}
+    plan = [(seed, name) for seed in trial.seeds for name in ("SVD", "FWSVD")]
+    for seed, name in trial.track(plan, "compressing a classifier"):
+        run = partial(_accuracy, size, name, seed)
+        found.setdefault(name, []).append(trial.step(f"classifier {name} seed={seed} {size}", run))
+    trial.measure("closer-than-svd-classification", *mean_and_spread(found))
+
+
+def _accuracy(size: Size, name: str, seed: int) -> float:
+    model, quality = _encoder("sst2", size.sentences, size.sentences, seed)
+    return 100 * quality.measure(_compress(model, quality, name, 0.5, size).model)["accuracy"]
+
+
+def _language(trial: Trial, size: Size) -> None:
+    """A small language model of characters, at half of its linear parameters."""
+    found: dict[str, list[float]] = {}
+    for seed in trial.track(trial.seeds[:1] if trial.scale != "full" else trial.seeds, "a small language model"):
+        run = trial.step(f"language model seed={seed} {size}", partial(_perplexities, size, seed))
+        for name, value in run.items():
+            found.setdefault(name, []).append(value)
+    mean, spread = mean_and_spread(found)
+    _measure(trial, "whitening-wins-on-causal-models", mean, spread, ["whitening", "FWSVD"])
+    trial.table("language-model", [{"model": name, "perplexity by character": value} for name, value in mean.items()])
+
+
+def _perplexities(size: Size, seed: int) -> dict[str, float]:
+    """Perplexity by character of a GPT-2 trained here, before and after compression."""
+    import math
+
+    import torch
+    from torch.nn import functional
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from fullrank import data
+    from fullrank.compress import RatioRank, compress
+
+    text = data.load("tinyshakespeare", "all")[0]["text"]
+    letters = {letter: number for number, letter in enumerate(sorted(set(text)))}
+    ids = torch.tensor([letters[letter] for letter in text])
+    train, test = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = GPT2Config(
+            vocab_size=len(letters), n_positions=64, n_embd=128, n_layer=3, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
+            attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
+        )  # fmt: skip
+        model = GPT2LMHeadModel(config)
+
+    def draw(count: int) -> Any:
+        starts = torch.randint(len(train) - 64, (count,), generator=generator)
+        return torch.stack([train[start : start + 64] for start in starts])
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=size.steps)
+    for _ in range(size.steps):
+        batch = draw(32)
+        optimizer.zero_grad()
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        schedule.step()
+    held_out = test[: 64 * (len(test) // 64)].view(-1, 64)[:256]
+
+    @torch.no_grad()
+    def perplexity(model: Any) -> float:
+        logits = model.eval()(input_ids=held_out).logits
+        return math.exp(float(functional.cross_entropy(logits[:, :-1].mT, held_out[:, 1:])))
+
+    batches = [{"input_ids": batch, "labels": batch} for batch in draw(size.samples).split(16)]
+    found = {"original": perplexity(model)}
+    for name in ("SVD", "FWSVD", "whitening"):
+        small = compress(model, _METHODS.get(name, "svd"), data=batches, rank_rule=RatioRank(0.5))
+        found[name] = perplexity(small.model)
+    return found
+
+
+def _figure(trial: Trial, rows: list[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    ratios = [row["ratio of the linear layers"] for row in rows]
+    for name in ("SVD", *_METHODS):
+        axes.plot(ratios, [row[name] for row in rows], "o-", ms=4, label=name)
+    axes.axhline(rows[0]["original"], color="0.4", linestyle=":", label="original")
+    axes.set(xlabel="share of the linear layers' parameters", ylabel="Spearman x 100")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    trial.figure("quality-by-size", figure)
