@@ -23,6 +23,15 @@ from fullrank.compress.filter_pruner import FilterPruner  # noqa: E402
 from fullrank.compress.filter_scores import filter_l1, hrank, map_ranks, random_scores  # noqa: E402
 from fullrank.compress.folder import load, save  # noqa: E402
 from fullrank.compress.fwsvd import FWSVDMethod, fisher_scale  # noqa: E402
+from fullrank.compress.greenformers import (  # noqa: E402
+    CED,
+    LED,
+    GreenformersMethod,
+    LayerFactors,
+    auto_fact,
+    fact_report,
+    factor_rank,
+)
 from fullrank.compress.imbalance import ImbalancedReport, imbalanced_report, make_imbalanced  # noqa: E402
 from fullrank.compress.kept_channels import KeptChannels, kept_channels  # noqa: E402
 from fullrank.compress.kinds import LayerKind, describe_layers, register_kind  # noqa: E402
@@ -56,6 +65,13 @@ if TYPE_CHECKING:
     from fullrank.compress.importances import BetaRankImportance, HRankImportance, LayerScoreImportance
 
 __all__ = [
+    "factor_rank",
+    "fact_report",
+    "auto_fact",
+    "LayerFactors",
+    "GreenformersMethod",
+    "LED",
+    "CED",
     "BetaRankImportance",
     "CifarResNet",
     "CifarVGG",

@@ -96,12 +96,12 @@ def select_layers(
     Raises:
         ValueError: nothing is left to compress, with the reasons; or weights on the meta device.
     """
-    tied = _shared_weights(model)
+    tied = shared_weights(model)
     heads = _heads(model) if isinstance(target_modules, str) and target_modules in _ALL else set()
     layers: list[Layer] = []
     left: dict[str, str] = {}
     for name, module in model.named_modules():
-        if not name or name in heads or _matches(name, exclude_modules) or not _asked(name, module, target_modules):
+        if not name or name in heads or matches(name, exclude_modules) or not _asked(name, module, target_modules):
             continue
         reason = _refusal(model, name, module, tied, kinds)
         if reason:
@@ -122,10 +122,11 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
 def _asked(name: str, module: nn.Module, targets: Targets) -> bool:
     if isinstance(targets, str) and targets in _ALL:
         return isinstance(module, _ALL[targets])
-    return _matches(name, targets) and not any(True for _ in module.children())
+    return matches(name, targets) and not any(True for _ in module.children())
 
 
-def _matches(name: str, patterns: Targets) -> bool:
+def matches(name: str, patterns: Targets) -> bool:
+    """Whether a qualified name is meant: by a regular expression for all of it, or by a name of which it is the end."""
     if isinstance(patterns, str):
         return re.fullmatch(patterns, name) is not None
     return any(name == pattern or name.endswith(f".{pattern}") for pattern in patterns)
@@ -153,7 +154,7 @@ def _refusal(
     return None
 
 
-def _shared_weights(model: nn.Module) -> set[int]:
+def shared_weights(model: nn.Module) -> set[int]:
     """Parameters that several modules hold."""
     owners = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
     return {parameter for parameter, count in owners.items() if count > 1}

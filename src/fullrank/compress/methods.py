@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 
 from fullrank.compress.fwsvd import FWSVDMethod
+from fullrank.compress.greenformers import GreenformersMethod
+from fullrank.compress.lorc_method import LoRCMethod
 from fullrank.compress.low_rank import ASVDMethod, SVDMethod, WhiteningMethod
 from fullrank.compress.method import Method
 
@@ -20,6 +22,10 @@ METHODS: dict[str, Callable[..., Method]] = {
     "fwsvd-both": partial(FWSVDMethod, weight_side="both"),
     "asvd": ASVDMethod,
     "whiten": WhiteningMethod,
+    "snmf": GreenformersMethod,
+    "rtn": partial(LoRCMethod, name="rtn", rank=0),
+    "gptq": partial(LoRCMethod, name="gptq", quantizer="gptq", rank=0),
+    "lorc": LoRCMethod,
 }
 
 
