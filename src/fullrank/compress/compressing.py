@@ -44,7 +44,7 @@ def compress(
     *,
     data: Iterable[Any] | None = None,
     sample_losses: SampleLosses | None = None,
-    target_modules: Targets = "all-linear",
+    target_modules: Targets | None = None,
     exclude_modules: Targets = (),
     copy_model: bool = True,
     resume: str | Path | None = None,
@@ -58,7 +58,7 @@ def compress(
         method: a name of `METHODS`, such as "svd", "fwsvd", "asvd" or "whiten", or a `Method`.
         data: batches that the model is called with, for methods that look at a task; see `collect_statistics`.
         sample_losses: the loss of every sample of a batch; default that of the batch's labels.
-        target_modules: see `select_layers`.
+        target_modules: see `select_layers`; default the method's, "all-linear" for most.
         exclude_modules: see `select_layers`.
         copy_model: False changes the model itself, and saves the memory of a copy.
         resume: folder for finished layers: a call that was interrupted goes on behind the last of them. It must not be
@@ -76,7 +76,8 @@ def compress(
     began = time.monotonic()
     chosen = method_of(method, options)
     small = copy.deepcopy(model) if copy_model else model
-    selection = select_layers(small, target_modules, exclude_modules, chosen.kinds)
+    targets = chosen.targets if target_modules is None else target_modules
+    selection = select_layers(small, targets, exclude_modules, chosen.kinds, chosen.grouped)
     before = _size(small)
     job = Job(small, selection.layers, data, sample_losses, on_progress)
     finished = _Finished(resume, chosen, selection.layers)

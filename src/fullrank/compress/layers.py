@@ -28,7 +28,7 @@ class Layer:
 
     Attributes:
         name: its qualified name.
-        module: an `nn.Linear`, a transformers `Conv1D`, or a convolution without groups.
+        module: an `nn.Linear`, a transformers `Conv1D`, or a convolution.
     """
 
     name: str
@@ -82,6 +82,7 @@ def select_layers(
     target_modules: Targets = "all-linear",
     exclude_modules: Targets = (),
     kinds: tuple[type[nn.Module], ...] = LINEAR,
+    grouped: bool = False,
 ) -> Selection:
     """The layers that a compressor may change.
 
@@ -92,6 +93,7 @@ def select_layers(
             part is enough, as in PEFT.
         exclude_modules: a regular expression or names that stay as they are.
         kinds: types that the compressor can treat.
+        grouped: whether it can treat convolutions with groups.
 
     Raises:
         ValueError: nothing is left to compress, with the reasons; or weights on the meta device.
@@ -103,7 +105,7 @@ def select_layers(
     for name, module in model.named_modules():
         if not name or name in heads or matches(name, exclude_modules) or not _asked(name, module, target_modules):
             continue
-        reason = _refusal(model, name, module, tied, kinds)
+        reason = _refusal(model, name, module, tied, kinds, grouped)
         if reason:
             left[name] = reason
         else:
@@ -133,7 +135,7 @@ def matches(name: str, patterns: Targets) -> bool:
 
 
 def _refusal(
-    model: nn.Module, name: str, module: Any, tied: set[int], kinds: tuple[type[nn.Module], ...]
+    model: nn.Module, name: str, module: Any, tied: set[int], kinds: tuple[type[nn.Module], ...], grouped: bool
 ) -> str | None:
     """Why a layer that was asked for cannot be changed."""
     if type(module) not in kinds:
@@ -149,7 +151,7 @@ def _refusal(
         raise ValueError(f"{name} is on the meta device: load the model's weights first")
     if id(module.weight) in tied:
         return "its weight is shared with another layer"
-    if getattr(module, "groups", 1) > 1:
+    if getattr(module, "groups", 1) > 1 and not grouped:
         return f"it has groups={module.groups}"
     return None
 

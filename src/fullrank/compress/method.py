@@ -73,10 +73,14 @@ class Method(ABC):
     Attributes:
         name: as in `compress(model, name)`.
         kinds: types of layers that can be treated.
+        targets: the layers that are treated where none are asked for; see `select_layers`.
+        grouped: whether convolutions with groups can be treated.
     """
 
-    name: ClassVar[str]
+    name: str
     kinds: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
+    targets: ClassVar[str] = "all-linear"
+    grouped: ClassVar[bool] = False
 
     @abstractmethod
     def steps(self, job: Job) -> Iterator[Step]:

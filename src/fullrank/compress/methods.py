@@ -13,6 +13,7 @@ from fullrank.compress.greenformers import GreenformersMethod
 from fullrank.compress.lorc_method import LoRCMethod
 from fullrank.compress.low_rank import ASVDMethod, SVDMethod, WhiteningMethod
 from fullrank.compress.method import Method
+from fullrank.compress.pruning_method import PRUNING_CRITERIA, PruningMethod
 
 #: What makes a method, by the name that `compress` takes.
 METHODS: dict[str, Callable[..., Method]] = {
@@ -26,6 +27,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "rtn": partial(LoRCMethod, name="rtn", rank=0),
     "gptq": partial(LoRCMethod, name="gptq", quantizer="gptq", rank=0),
     "lorc": LoRCMethod,
+    **{name: partial(PruningMethod, name=name) for name in PRUNING_CRITERIA},
 }
 
 
