@@ -28,11 +28,12 @@ class Size:
     decoder_depth: int
     side: int
     landsat: int
+    rate: float
 
     @property
     def key(self) -> str:
         """Names what a pre-trained network depends on."""
-        return f"{self.dim}x{self.depth}, {self.steps} steps of {self.batch}, {self.side} px"
+        return f"{self.dim}x{self.depth}, {self.steps} steps of {self.batch} at {self.rate}, {self.side} px"
 
 
 def masked_autoencoder(size: Size, seed: int) -> Any:
@@ -57,7 +58,7 @@ def masked_autoencoder(size: Size, seed: int) -> Any:
     )
 
 
-def _train(trial: Trial, model: Any, size: Size, seed: int, about: str, **inputs: Any) -> dict[str, Any]:
+def _train(trial: Trial, model: Any, size: Size, seed: int, about: str, rate: float, **inputs: Any) -> dict[str, Any]:
     """Train a masked autoencoder on random crops of the western part; its state."""
     import torch
 
@@ -75,7 +76,7 @@ def _train(trial: Trial, model: Any, size: Size, seed: int, about: str, **inputs
     def report(step: int, loss: float) -> None:
         trial.progress(step, size.steps, f"{about}, seed {seed}: loss {loss:.3f}")
 
-    train_less_vit(model.to(trial.device), batch, LESSViTTraining(size.steps, 1e-3), report)
+    train_less_vit(model.to(trial.device), batch, LESSViTTraining(size.steps, rate), report)
     return model.state_dict()
 
 
@@ -84,7 +85,8 @@ def pretrained(trial: Trial, size: Size, seed: int) -> Any:
     model = masked_autoencoder(size, seed)
     λ = list(sentinel().wavelengths)
     state = trial.tensors(
-        f"Hyper-MAE {size.key} seed={seed}", lambda: _train(trial, model, size, seed, "Hyper-MAE", wavelengths=λ)
+        f"Hyper-MAE {size.key} seed={seed}",
+        lambda: _train(trial, model, size, seed, "Hyper-MAE", size.rate, wavelengths=λ),
     )
     model.load_state_dict(state)
     return model.to(trial.device).eval()
@@ -134,7 +136,8 @@ def stacked_vit(trial: Trial, size: Size, seed: int) -> Any:
     )
     bands = [all_bands().index(band) for band in TEN_BANDS]
     state = trial.tensors(
-        f"stacked ViT {size.key} seed={seed}", lambda: _train(trial, model, size, seed, "stacked ViT", bands=bands)
+        f"stacked ViT {size.key} seed={seed}",
+        lambda: _train(trial, model, size, seed, "stacked ViT", min(size.rate, 1e-3), bands=bands),
     )
     model.load_state_dict(state)
     return nn.Module.to(model, trial.device).eval()

@@ -30,7 +30,7 @@ class Scene:
     land_use: NDArray[np.integer]
 
     def random_crops(self, count: int, side: int, generator: np.random.Generator) -> NDArray[np.float32]:
-        """Square crops at random dates and places."""
+        """Square crops at random dates and places, each turned upside down and left to right by chance."""
         dates, _, rows, columns = self.images.shape
         corners = zip(
             generator.integers(dates, size=count),
@@ -38,7 +38,9 @@ class Scene:
             generator.integers(columns - side + 1, size=count),
             strict=True,
         )
-        return np.stack([self.images[d, :, r : r + side, c : c + side] for d, r, c in corners])
+        crops = [self.images[d, :, r : r + side, c : c + side] for d, r, c in corners]
+        steps = generator.choice((-1, 1), size=(count, 2))
+        return np.stack([crop[:, ::down, ::right] for crop, (down, right) in zip(crops, steps, strict=True)])
 
     def tiles(self, side: int, patch: int) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
         """Squares that cover every date, and the most frequent land use of every patch of each: (tiles, patches)."""

@@ -285,9 +285,9 @@ _FEWER = {
 def study(trial: Trial) -> None:
     """Pre-train on one Sentinel-2 scene; probe land use with all, fewer and more bands, and on Landsat; time blocks."""
     size = trial.pick(
-        smoke=Size(2, 4, 24, 2, 24, 1, 16, 60),
-        quick=Size(300, 32, 96, 4, 48, 2, 16, 1500),
-        full=Size(3000, 64, 384, 6, 192, 2, 32, 4435),
+        smoke=Size(2, 4, 24, 2, 24, 1, 16, 60, 1e-3),
+        quick=Size(700, 16, 96, 4, 48, 1, 16, 1500, 4e-3),
+        full=Size(5000, 64, 384, 6, 192, 2, 24, 4435, 5e-4),
     )
     with trial.one_thread():
         _cost(trial, size.dim)
@@ -345,7 +345,7 @@ def _probes(trial: Trial, size: Size, encoders: dict[int, Any]) -> None:
         "Land use of 4 x 4 pixel patches from linear probes on the frozen encoders: trained on the western strip with "
         "ten bands, tested on the eastern one with 8, 6 and 4 of them; the relative drop of the balanced accuracy is "
         f"averaged over these. LESS loses {mean['LESS']:.3f}, a ViT with stacked channels, pre-trained as a masked "
-        f"autoencoder on the same crops for as many steps, {mean['stacked ViT']:.3f} where zeros stand for the missing "
+        f"autoencoder on the same crops for as many steps at a rate of its own, {mean['stacked ViT']:.3f} where zeros stand for the missing "
         "bands, and "
         f"{mean['stacked ViT, mean-filled']:.3f} where their means do. With the three bands added that the probe never "
         f"saw, LESS has {accuracy['LESS, 10 + 3 bands']:.1f} % against {accuracy['LESS, 10 bands']:.1f} %. The eastern "
