@@ -117,6 +117,15 @@ def test_a_huge_radius_is_no_mask():
     assert torch.equal(wide(images(), λ4).last_hidden_state, without(images(), λ4).last_hidden_state)
 
 
+def test_tables_made_without_gradients_serve_training():
+    """Of a grid and a radius that no other test has: what inference leaves in the cache is used again."""
+    model, pixels = build(attention_radius=77), images(4, 12, 20)
+    with torch.inference_mode():
+        model(pixels, λ4)
+    model(pixels, λ4).pooler_output.sum().backward()
+    assert bool(model.embeddings.global_cls.grad.isfinite().all())
+
+
 @pytest.mark.parametrize("position_embedding", ["sincos", "rotary"])
 def test_masks_leave_tokens_out(position_embedding):
     """Hiding channels is leaving them out of the image; hiding patches gives those that a mask in place would keep."""

@@ -82,6 +82,7 @@ class ContinuousPositionChannelEmbedding(nn.Module):
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept must serve training too
 def _position_table(grid: Grid, step: float, dim: int, device: torch.device) -> Tensor:
     """pos_n of every patch, a zero for the CLS column before them: (N + 1, dim)."""
     row, column = (index.flatten() * step for index in _indices(grid, device))
@@ -134,6 +135,7 @@ def perception_field_mask(
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _perception_field(grid: Grid, patch: float, radius: float, cls: bool, device: torch.device) -> Tensor:
     places = torch.stack([index.flatten() for index in _indices(grid, device)], dim=-1)
     offsets = places[:, None] - places[None]
