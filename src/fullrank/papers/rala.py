@@ -326,11 +326,12 @@ def study(trial: Trial) -> None:
         full=_Size((10_000, 20), (10_000, 20), 4, 96, 2000, (784, 1764, 3136, 7056, 12_544)),
     )
     _sizes(trial)
-    random = _ranks(trial)
-    trained = _with_convolutions(trial, size)
-    _buffers(trial, random, trained)
-    _swapped_in(trial, size)
-    _cost(trial, size.tokens)
+    with trial.one_thread():
+        random = _ranks(trial)
+        trained = _with_convolutions(trial, size)
+        _buffers(trial, random, trained)
+        _swapped_in(trial, size)
+        _cost(trial, size.tokens)
     if trial.scale == "full":
         _all_of_cifar10(trial)
 
@@ -553,11 +554,8 @@ def _cost(trial: Trial, tokens: tuple[int, ...]) -> None:
     import numpy as np
 
     times: dict[str, list[float]] = {}
-    with trial.one_thread():
-        for kind, number in trial.track(list(product(("RALA", "softmax"), tokens)), "timing"):
-            times.setdefault(kind, []).append(
-                trial.step(f"time {kind} {number}", partial(_seconds, trial, kind, number))
-            )
+    for kind, number in trial.track(list(product(("RALA", "softmax"), tokens)), "timing"):
+        times.setdefault(kind, []).append(trial.step(f"time {kind} {number}", partial(_seconds, trial, kind, number)))
     exponents = {kind: float(np.polyfit(np.log(tokens), np.log(taken), 1)[0]) for kind, taken in times.items()}
     trial.measure("linear-cost", exponents)
     rows = [
