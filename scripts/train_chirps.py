@@ -46,8 +46,8 @@ def main() -> None:
     """Draw, train, report, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=20_000, help="spectrograms to train on")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--count", type=int, default=16_000, help="spectrograms to train on")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     streams = np.random.default_rng(arguments.seed).spawn(4)

@@ -203,7 +203,7 @@ def test_bad_requests(unchecked):
 def test_pictures_go_out_and_come_in(tmp_path):
     data = ChirpDataset(2, seed=1, config=SMALL)
     export_png(data, tmp_path / "set")
-    with pytest.raises(FileExistsError, match="has pictures or labels.csv already"):
+    with pytest.raises(FileExistsError, match=r"has pictures or labels\.csv already"):
         export_png(data, tmp_path / "set")
     images, labels = read_png(tmp_path / "set", size=48)
     assert images.shape == (2, 3, 48, 48)
@@ -298,7 +298,7 @@ def test_a_scale_that_is_not_fitted():
 
 def test_the_report():
     true = np.array([[1.0, 10, 20], [2, 30, 20], [3, 50, 60], [4, 20, 35]])
-    predicted = true + [0.5, 0, 0]
+    predicted = true + np.array([0.5, 0, 0])
     report = localization_report(predicted, true)
     assert report["onset_time"] == pytest.approx(
         {"r": 1, "mae": 0.5, "bias": 0.5, "sd": 0, "q05": 0.5, "q25": 0.5, "q50": 0.5, "q75": 0.5, "q95": 0.5}

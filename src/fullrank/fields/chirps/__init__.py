@@ -17,8 +17,8 @@ from fullrank.fields.chirps.scaling import LabelScaler
 if TYPE_CHECKING:
     from fullrank.fields.chirps.attention import attention_layers, masked_heads, query_value_targets
     from fullrank.fields.chirps.backbone import small_backbone
+    from fullrank.fields.chirps.estimator import ChirpLocalizer
     from fullrank.fields.chirps.figures import export_png, read_png, render_figure
-    from fullrank.fields.chirps.localizer import ChirpLocalizer
     from fullrank.fields.chirps.localizing import (
         Chirp,
         ChirpReport,
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         localize_recording,
     )
     from fullrank.fields.chirps.recordings import Channel, Recording, read_recording
-    from fullrank.fields.chirps.regressor import ChirpRegressionOutput, ChirpRegressorConfig, ViTForChirpRegression
+    from fullrank.fields.chirps.regressor import ChirpRegressionOutput, ViTForChirpRegression
+    from fullrank.fields.chirps.regressor_config import ChirpRegressorConfig
     from fullrank.fields.chirps.spectrogram import spectrogram_grid
     from fullrank.fields.chirps.training import (
         ChirpTraining,
@@ -91,7 +92,7 @@ _LATER = {
     "attention_layers": "attention",
     "masked_heads": "attention",
     "query_value_targets": "attention",
-    "ChirpLocalizer": "localizer",
+    "ChirpLocalizer": "estimator",
     "small_backbone": "backbone",
     "Chirp": "localizing",
     "ChirpReport": "localizing",
@@ -108,7 +109,7 @@ _LATER = {
     "read_png": "figures",
     "render_figure": "figures",
     "ChirpRegressionOutput": "regressor",
-    "ChirpRegressorConfig": "regressor",
+    "ChirpRegressorConfig": "regressor_config",
     "ViTForChirpRegression": "regressor",
     "ChirpTraining": "training",
     "ChirpTrainingSettings": "training",
@@ -116,7 +117,7 @@ _LATER = {
     "StoredSpectrograms": "training",
     "train_regressor": "training",
 }
-_NETWORK = ("backbone", "localizer", "regressor", "training")
+_NETWORK = ("backbone", "estimator", "regressor", "training")
 
 
 def __getattr__(name: str) -> Any:

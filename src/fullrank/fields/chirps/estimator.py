@@ -11,7 +11,8 @@ from sklearn.exceptions import NotFittedError
 from fullrank.fields.chirps.backbone import small_backbone
 from fullrank.fields.chirps.configuration import TARGETS
 from fullrank.fields.chirps.metrics import pearson_per_target
-from fullrank.fields.chirps.regressor import ChirpRegressorConfig, ViTForChirpRegression
+from fullrank.fields.chirps.regressor import ViTForChirpRegression
+from fullrank.fields.chirps.regressor_config import ChirpRegressorConfig
 from fullrank.fields.chirps.training import ChirpTrainingSettings, StoredSpectrograms, train_regressor
 
 
