@@ -89,7 +89,7 @@ def against_multi_head() -> list[list[str]]:
     return rows
 
 
-def against_length() -> tuple[list[list[str]], float]:
+def against_length() -> list[list[str]]:
     """Milliseconds of a forward pass by length, the least of nine, and the exponent of a power law through them."""
     layer, milliseconds = LAMA(128, 8), []
     for tokens in LENGTHS:
@@ -100,7 +100,7 @@ def against_length() -> tuple[list[list[str]], float]:
     growth = ["", *(f"{b / a:.2f}x" for a, b in pairwise(milliseconds))]
     exponent = float(np.polyfit(np.log(LENGTHS), np.log(milliseconds), 1)[0])
     rows = [[str(T), f"{ms:.3g} ms", more] for T, ms, more in zip(LENGTHS, milliseconds, growth, strict=True)]
-    return rows, exponent
+    return [*rows, ["exponent", f"{exponent:.2f}", ""]]
 
 
 def main() -> None:
@@ -110,8 +110,7 @@ def main() -> None:
     title = f"against the plain formulation, (64, 200, 256), 16 heads, {threads} threads (target 0.8)"
     show(title, [*columns, "difference"], against_plain())
     show("against nn.MultiheadAttention, (16, 512, 256), 16 heads (target 0.25)", columns, against_multi_head())
-    rows, exponent = against_length()
-    show(f"forward pass by words, exponent {exponent:.2f} (target 2.1x)", ["words", "time", "growth"], rows)
+    show("words (target 2.1x)", ["forward pass", "time", "growth"], against_length())
 
 
 if __name__ == "__main__":
