@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,6 +99,19 @@ class CompressorComparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in the JSON file."""
         return asdict(self) | {"frontier": [f"{row.method} {row.setting}" for row in self.frontier]}
+
+    @classmethod
+    def load(cls, path: str | Path) -> CompressorComparison:
+        """Read the JSON file of a comparison.
+
+        Raises:
+            ValueError: it was written by a newer version, or is none.
+        """
+        content = json.loads(Path(path).read_text())
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError(f"{path} is no comparison of compressors of layout {SCHEMA}: compare again")
+        content.pop("frontier", None)
+        return cls(**content | {"methods": tuple(ComparedCompressor(**row) for row in content["methods"])})
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One flat row a setting."""

@@ -35,6 +35,16 @@ def load_adapt() -> None:
         import_module("fullrank.adapt.adapter_comparison")
 
 
+def load_compress() -> None:
+    """Load what compresses models and reads their reports.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    with _ONE_THREAD:
+        import_module("fullrank.compress.compressor_comparison")
+
+
 @cache
 def _search_once() -> None:
     papers.search("rank", 1)

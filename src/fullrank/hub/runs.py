@@ -20,7 +20,13 @@ from fullrank.papers._plain import run_row
 
 router = APIRouter()
 _LOOK = 0.25  # seconds between two events
-_FOUND: dict[Kind, str] = {"analysis": "/analyses", "adaptation": "/adaptations", "comparison": "/comparisons"}
+_FOUND: dict[Kind, str] = {
+    "analysis": "/analyses",
+    "adaptation": "/adaptations",
+    "comparison": "/comparisons",
+    "compression": "/compressions",
+    "frontier": "/frontiers",
+}
 
 
 @router.post("/papers/{slug}/runs")

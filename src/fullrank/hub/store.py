@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fullrank.papers import Paper
 
-Kind = Literal["run", "analysis", "adaptation", "comparison"]
+Kind = Literal["run", "analysis", "adaptation", "comparison", "compression", "frontier"]
 JobState = Literal["waiting", "running", "finished", "failed", "cancelled", "interrupted"]
 
 # What leads from every layout of the database to the next; an empty file has layout 0.
@@ -53,8 +53,8 @@ class Job:
 
     Attributes:
         id: its number.
-        kind: "run" (a paper's study), "analysis" (of a model), "adaptation" (of a model to data) or "comparison" (of
-            adapter methods).
+        kind: "run" (a paper's study), "analysis" (of a model), "adaptation" (of a model to data), "comparison" (of
+            adapter methods), "compression" (of a model) or "frontier" (of compressors).
         subject: slug of the paper, or path of the model.
         title: what people read: of the paper, or the model.
         options: what else was asked for, as plain data: the scale of a run, the data and method of an adaptation.

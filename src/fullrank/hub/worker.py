@@ -120,11 +120,46 @@ def _compare(job: dict[str, Any], progress: Progress, folder: Path) -> None:
         comparison.save(folder / f"comparison{suffix}")
 
 
+def _compress(job: dict[str, Any], progress: Progress, folder: Path) -> None:
+    from fullrank.compress import RatioRank, compress_pretrained  # brings torch
+
+    options = job["options"]
+    size: dict[str, Any] = {"bits": options["bits"]} if options["bits"] else {"rank_rule": RatioRank(options["keep"])}
+    with tempfile.TemporaryDirectory() as saved:
+        output = Path(saved) / "model"
+        compress_pretrained(
+            job["subject"],
+            options["method"],
+            options["data"],
+            output=output,
+            recover=options["recover"],
+            limit=options["examples"],
+            on_progress=progress.move,
+            **size,
+        )
+        shutil.make_archive(str(folder / "model"), "zip", output.parent, output.name)
+        shutil.copy(output / "report.json", folder)
+
+
+def _compare_compressors(job: dict[str, Any], progress: Progress, folder: Path) -> None:
+    from fullrank.compress import compare_compressors  # brings torch
+
+    options = job["options"]
+    comparison = compare_compressors(
+        job["subject"], options["data"], options["methods"], limit=options["examples"], on_progress=progress.move
+    )
+    comparison = replace(comparison, model=job["title"], data=Path(options["data"]).name)
+    for suffix in (".json", ".svg"):
+        comparison.save(folder / f"frontier{suffix}")
+
+
 WORK: dict[Kind, Callable[[dict[str, Any], Progress, Path], None]] = {
     "run": _run,
     "analysis": _analyze,
     "adaptation": _adapt,
     "comparison": _compare,
+    "compression": _compress,
+    "frontier": _compare_compressors,
 }
 
 
