@@ -28,6 +28,8 @@ _CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _ROUNDING = 1e-13
 # Positions whose input deviation is below this share of the layer's median are left out: their ratio explodes.
 _FLAT = 1e-6
+# Scores of a layer that differ by a smaller share are equal: rounding in float32 must not be stretched to [0, 1].
+_EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -230,8 +232,8 @@ def _deviation(mean: Tensor, mean_square: Tensor) -> Tensor:
 def _ratios(found: Deviations, ratio: Ratio, variant: Variant) -> Float[Tensor, "filters"] | None:
     """The sum over positions of the ratio of deviations, or None where the inputs are constant."""
     per_group = len(found.output) // len(found.input)
-    inputs = found.input.repeat_interleave(per_group, 0).flatten(1)
-    outputs = found.output.flatten(1)
+    inputs = found.input.repeat_interleave(per_group, 0).reshape(len(found.output), -1)
+    outputs = found.output.reshape(len(found.output), -1)
     if variant == "upstream":  # inf stays, as in the official code
         quotient = outputs / inputs if ratio == "out_over_in" else inputs / outputs
         return torch.where(quotient.isnan(), torch.zeros_like(quotient), quotient).sum(1)
@@ -245,7 +247,7 @@ def _ratios(found: Deviations, ratio: Ratio, variant: Variant) -> Float[Tensor, 
 
 def _minmax(scores: Tensor) -> Tensor:
     low, high = scores.min(), scores.max()
-    return (scores - low) / (high - low) if high > low else torch.ones_like(scores)
+    return (scores - low) / (high - low) if high - low > _EQUAL * high else torch.ones_like(scores)
 
 
 def _check(ratio: str, variant: str, normalize: str | None, fallback: str | None) -> None:

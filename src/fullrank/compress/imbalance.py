@@ -85,7 +85,12 @@ def imbalanced_report(y_true: Any, y_prob: Any) -> ImbalancedReport:
 
 
 def make_imbalanced(
-    X: Any, y: Any, factor: float, kind: Literal["step", "exp"] = "exp", seed: int = 0, frequent: int | None = None
+    X: Any,
+    y: Any,
+    factor: float | int,
+    kind: Literal["step", "exp"] = "exp",
+    seed: int = 0,
+    frequent: int | None = None,
 ) -> np.ndarray:
     """Indices of a subset whose classes are imbalanced by a factor.
 

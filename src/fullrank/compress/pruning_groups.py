@@ -42,7 +42,7 @@ class ChannelGroup:
     """Channels that layers share.
 
     Attributes:
-        name: the layer whose filters number them.
+        name: of a layer that makes them.
         size: how many channels.
         divisions: of how many equal parts the same places must be kept (grouped convolutions, group norms).
         members: every side of a layer that carries them.
@@ -83,7 +83,7 @@ def channel_groups(
     kinds = tuple({type(module) for module in roots})
     groups = []
     for traced in graph.get_all_groups(root_module_types=kinds):
-        group = _group(graph, traced, names)
+        group = _group(model, graph, traced, names)
         if not set(group.makers) & {names[module] for module in roots}:
             continue
         groups.append(group if group.reason else _divided(model, group, set(ignored), coupled))
@@ -104,7 +104,7 @@ def _traceable(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(before)
 
 
-def _group(graph: Any, traced: Any, names: dict[nn.Module, str]) -> ChannelGroup:
+def _group(model: nn.Module, graph: Any, traced: Any, names: dict[nn.Module, str]) -> ChannelGroup:
     members, makers, reason = [], [], ""
     for item in traced.items:
         module: Any = item.dep.target.module
@@ -117,16 +117,16 @@ def _group(graph: Any, traced: Any, names: dict[nn.Module, str]) -> ChannelGroup
         outputs = graph.is_out_channel_pruning_fn(item.dep.handler)
         roots = tuple(-1 if root is None else root for root in item.root_idxs)
         members.append(Member(names[module], "outputs" if outputs else "inputs", tuple(item.idxs), roots))
-        if type(module) not in SLICEABLE:
+        if parametrize.is_parametrized(module):
+            reason = reason or f"{names[module]} is parametrised: remove the parametrisation first"
+        elif type(module) not in SLICEABLE:
             reason = reason or f"{names[module]} is a {type(module).__name__}, whose channels cannot be cut"
-        elif outputs and isinstance(module, Convolution | nn.Linear):
+        if outputs and isinstance(module, Convolution | nn.Linear):
             makers.append(names[module])
             if not item.dep.target.outputs:
                 reason = reason or "its outputs are the model's"
-        if parametrize.is_parametrized(module):
-            reason = reason or f"{names[module]} is parametrised: remove the parametrisation first"
-    root = names[traced[0].dep.target.module]
-    return ChannelGroup(root, len(traced[0].idxs), 1, tuple(members), tuple(makers), traced, reason)
+    name = next((maker for maker in makers if not is_depthwise(model.get_submodule(maker))), makers[0])
+    return ChannelGroup(name, len(traced[0].idxs), 1, tuple(members), tuple(makers), traced, reason)
 
 
 def _divided(model: nn.Module, group: ChannelGroup, ignored: set[str], coupled: bool) -> ChannelGroup:
@@ -134,10 +134,7 @@ def _divided(model: nn.Module, group: ChannelGroup, ignored: set[str], coupled: 
     kept = sorted(ignored & set(group.makers))
     if kept:
         return replace(
-            group,
-            reason="it is ignored"
-            if kept == [group.name]
-            else f"it shares its channels with {kept[0]}, which is ignored",
+            group, reason=f"{kept[0]} is ignored" + (", and they go together" if len(group.makers) > 1 else "")
         )
     whole = tuple(range(group.size))
     divisions = [1]

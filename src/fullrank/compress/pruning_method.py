@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fullrank.compress.filter_pruner import FilterPruner
 from fullrank.compress.filter_scores import listed, without_labels
-from fullrank.compress.kept_channels import kept_channels
+from fullrank.compress.kept_channels import is_depthwise, kept_channels
 from fullrank.compress.layers import CONVOLUTIONS, LINEAR, replace_module
 from fullrank.compress.method import Job, Method, Replaced, Step
 
@@ -76,10 +76,12 @@ class PruningMethod(Method):
         """Score and cut a copy, then hand its layers over one by one, and at last its normalisations."""
         batches, example = self._inputs(job)
         asked = {layer.name for layer in job.layers}
-        convolutions = {name for name, module in job.model.named_modules() if isinstance(module, CONVOLUTIONS)}
-        pruner = FilterPruner(
-            job.model, example, PRUNING_CRITERIA[self.name], ignored_layers=convolutions - asked, **self.pruning
-        )
+        ignored = [
+            name
+            for name, module in job.model.named_modules()
+            if isinstance(module, CONVOLUTIONS) and name not in asked and not is_depthwise(module)
+        ]
+        pruner = FilterPruner(job.model, example, PRUNING_CRITERIA[self.name], ignored_layers=ignored, **self.pruning)
         pruner.score(batches)
         slim = pruner.prune()
         reasons = pruner.report().left
