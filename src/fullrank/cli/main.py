@@ -11,7 +11,7 @@ import typer
 
 from fullrank import __version__, papers
 from fullrank._files import write_text
-from fullrank.cli import adapting, segmenting, tables
+from fullrank.cli import adapting, chirps, compressing, segmenting, tables
 from fullrank.cli.models import model_path
 from fullrank.cli.output import console, errors, print_json, progress_bar, read_seeds
 from fullrank.papers import Cancelled, Mode, RunInfo, Scale
@@ -232,7 +232,10 @@ def analyze(
 
 app.command("adapt")(adapting.adapt)
 app.command("compare-adapters")(adapting.compare_adapters)
+app.command("compress")(compressing.compress)
+app.command("compare-compressors")(compressing.compare_compressors)
 app.command("segment")(segmenting.segment)
+app.command("chirps")(chirps.chirps)
 
 
 @app.command()
