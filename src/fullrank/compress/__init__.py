@@ -32,10 +32,20 @@ from fullrank.compress.greenformers import (  # noqa: E402
     fact_report,
     factor_rank,
 )
+from fullrank.compress.gptq import gptq_quantize  # noqa: E402
 from fullrank.compress.imbalance import ImbalancedReport, imbalanced_report, make_imbalanced  # noqa: E402
 from fullrank.compress.kept_channels import KeptChannels, kept_channels  # noqa: E402
 from fullrank.compress.kinds import LayerKind, describe_layers, register_kind  # noqa: E402
 from fullrank.compress.layers import Layer, Selection, select_layers  # noqa: E402
+from fullrank.compress.lorc import LoRCConfig, lorc_factors  # noqa: E402
+from fullrank.compress.lorc_method import LoRCMethod  # noqa: E402
+from fullrank.compress.lorc_model import dequantize_model, export_adapter, quantize_lorc  # noqa: E402
+from fullrank.compress.lorc_sensitivity import (  # noqa: E402
+    LayerSensitivity,
+    SensitivityReport,
+    quantization_sensitivity,
+    sensitivity_class,
+)
 from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, SVDMethod, Weighting, WhiteningMethod  # noqa: E402
 from fullrank.compress.method import Job, Method, Replaced  # noqa: E402
 from fullrank.compress.methods import METHODS  # noqa: E402
@@ -48,6 +58,8 @@ from fullrank.compress.proving import (  # noqa: E402
     recover_quality,
 )
 from fullrank.compress.pruning_report import PrunedLayer, PruningReport, count_macs  # noqa: E402
+from fullrank.compress.quantization import Grid, QuantizedWeight, pack, unpack  # noqa: E402
+from fullrank.compress.quantized_linear import Factors, QuantizedLinear  # noqa: E402
 from fullrank.compress.rank_rules import (  # noqa: E402
     BudgetRank,
     EffectiveRank,
@@ -60,11 +72,22 @@ from fullrank.compress.rank_rules import (  # noqa: E402
 from fullrank.compress.report import CompressionReport, LayerReport  # noqa: E402
 from fullrank.compress.statistics import LayerStatistics, collect_statistics, fisher_sums  # noqa: E402
 from fullrank.tasks.losses import labelled_losses  # noqa: E402
+from fullrank.compress.zeroquant_local import zeroquant_local_quantize  # noqa: E402
 
 if TYPE_CHECKING:
     from fullrank.compress.importances import BetaRankImportance, HRankImportance, LayerScoreImportance
 
 __all__ = [
+    "Factors",
+    "Grid",
+    "LayerSensitivity",
+    "LoRCConfig",
+    "LoRCMethod",
+    "QuantizedLinear",
+    "QuantizedWeight",
+    "SensitivityReport",
+    "dequantize_model",
+    "export_adapter",
     "factor_rank",
     "fact_report",
     "auto_fact",
@@ -87,13 +110,19 @@ __all__ = [
     "collect_deviations",
     "count_macs",
     "filter_l1",
+    "gptq_quantize",
     "hrank",
     "imbalanced_report",
     "kept_channels",
+    "lorc_factors",
     "make_imbalanced",
     "map_ranks",
+    "pack",
+    "quantization_sensitivity",
+    "quantize_lorc",
     "random_scores",
     "resnet_ratios",
+    "sensitivity_class",
     "stability_fraction",
     "recover_quality",
     "latency",
@@ -137,6 +166,8 @@ __all__ = [
     "register_kind",
     "save",
     "select_layers",
+    "unpack",
+    "zeroquant_local_quantize",
 ]
 
 #: Names that load with their first use: they need torch-pruning.

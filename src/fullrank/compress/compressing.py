@@ -167,7 +167,7 @@ def _layer_report(layer: Layer, replaced: Replaced) -> LayerReport:
     module = replaced.module
     parameters, size = _size(module)
     before, size_before = _size(layer.module)
-    product = _product(module)
+    product = _product(module, layer.shape)
     return LayerReport(
         name=layer.name,
         kind=(describe(module) or {"kind": type(module).__name__})["kind"],
@@ -182,15 +182,18 @@ def _layer_report(layer: Layer, replaced: Replaced) -> LayerReport:
     )
 
 
-def _product(module: Any) -> Tensor | None:
-    """What a compressed layer multiplies by, (out, in); None where it does not say."""
-    if not callable(getattr(module, "weight", None)):
+def _product(module: Any, shape: tuple[int, int]) -> Tensor | None:
+    """What a compressed layer multiplies by, (out, in); None where it does not say, or lost rows or columns."""
+    weight = getattr(module, "weight", None) if describe(module) else None
+    weight = weight() if callable(weight) else weight
+    if not isinstance(weight, Tensor) or weight.flatten(1).shape != shape:
         return None
-    return module.weight().detach().flatten(1)
+    return weight.detach().flatten(1)
 
 
 def _size(module: nn.Module) -> tuple[int, int]:
-    """Parameters, and bytes of parameters and buffers; shared ones once."""
+    """Parameters, with the numbers that packed buffers stand for, and bytes of parameters and buffers; each once."""
     parameters = list(module.parameters())
+    packed = sum(getattr(part, "packed_values", 0) for part in module.modules())
     tensors = [*parameters, *module.buffers()]
-    return sum(p.numel() for p in parameters), sum(t.numel() * t.element_size() for t in tensors)
+    return sum(p.numel() for p in parameters) + packed, sum(t.numel() * t.element_size() for t in tensors)
