@@ -11,6 +11,7 @@ from typing import Any
 from fullrank.compress.fwsvd import FWSVDMethod
 from fullrank.compress.greenformers import GreenformersMethod
 from fullrank.compress.lorc_method import LoRCMethod
+from fullrank.compress.lr2vq_method import LR2VQMethod
 from fullrank.compress.low_rank import ASVDMethod, SVDMethod, WhiteningMethod
 from fullrank.compress.method import Method
 from fullrank.compress.pruning_method import PRUNING_CRITERIA, PruningMethod
@@ -27,6 +28,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "rtn": partial(LoRCMethod, name="rtn", rank=0),
     "gptq": partial(LoRCMethod, name="gptq", quantizer="gptq", rank=0),
     "lorc": LoRCMethod,
+    "lr2vq": LR2VQMethod,
     **{name: partial(PruningMethod, name=name) for name in PRUNING_CRITERIA},
 }
 
