@@ -1,6 +1,6 @@
 """Train the small RPCANet++ that travels with the package, on steel defects (NEU-Seg), and say how good it is.
 
-    python scripts/train_segmenter.py
+python scripts/train_segmenter.py
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def steel(split: str) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     """Train, measure on the test images, save."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    arguments.add_argument("--epochs", type=int, default=16)
+    arguments.add_argument("--epochs", type=int, default=24)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--output", type=Path, default=_FOLDER)
     chosen = arguments.parse_args()
@@ -38,8 +38,8 @@ def main() -> None:
             sparse_layers=2,
             merge_layers=1,
             epochs=chosen.epochs,
-            learning_rate=2e-3,
-            crop=64,
+            learning_rate=3e-3,
+            shrink=4,
             random_state=chosen.seed,
             on_progress=move,
         ).fit(*steel("train"))

@@ -60,6 +60,16 @@ def test_decomposition(trained):
     np.testing.assert_allclose(torch.sigmoid(stages[2][-1].object).numpy(), trained.predict_proba(images)[2], atol=1e-5)
 
 
+def test_shrinking_keeps_the_size():
+    images, masks = bright_squares(size=29)
+    segmenter = SparseObjectSegmenter(**SMALL, shrink=2, epochs=40, learning_rate=2e-2).fit(images, masks)
+    assert segmenter.predict_proba(images).shape == images.shape
+    assert segmenter.score(images, masks) > 0.4  # squares of 5 do not fit a grid of 2
+    stage = segmenter.decompose(images[:1])[0][-1]
+    assert stage.background.shape == (29, 29)
+    np.testing.assert_allclose(segmenter.probability(stage), segmenter.predict_proba(images)[0], atol=1e-5)
+
+
 def test_the_seed_decides():
     images, masks = bright_squares()
     weights = [
@@ -150,6 +160,7 @@ def test_pretrained():
     [
         ({"epochs": 0}, "epochs=0: use at least 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0: use a positive number"),
+        ({"shrink": 0}, "shrink=0: use at least 1"),
         ({"crop": 0}, "crop=0: use a positive size"),
         ({"crop": 30}, "crop=30: at most 24 fits the smallest image"),
         ({"batch_size": 9}, "8 images make no batch of 9"),

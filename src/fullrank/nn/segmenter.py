@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullrank._files import write_json
 from fullrank.linalg import robust_pca
@@ -70,6 +70,8 @@ class SparseObjectSegmenter(_Segmenter):
         contrast_kernel, memory, contrast: of RPCANet++. Defaults 17, True, True.
         background_layers: of RPCANet. Default 3.
         epochs, batch_size, learning_rate, crop, augment: see `SegmentationTraining`. Defaults 40, 8, 1e-3, None, True.
+        shrink: average squares of so many pixels a side into one before the network sees them, and enlarge what it
+            gives: s times as wide a view at 1 / s^2 of the work, for objects larger than that. Default 1.
         threshold: probability above which a pixel belongs to the object. Default 0.5.
         normalize: divide integer images by 255 instead of refusing them. Default False.
         binarize: count every value of a mask above 0 as object instead of refusing others than 0 and 1. Default False.
@@ -98,6 +100,7 @@ class SparseObjectSegmenter(_Segmenter):
         learning_rate: float = 1e-3,
         crop: int | None = None,
         augment: bool = True,
+        shrink: int = 1,
         threshold: float = 0.5,
         normalize: bool = False,
         binarize: bool = False,
@@ -119,6 +122,7 @@ class SparseObjectSegmenter(_Segmenter):
         self.learning_rate = learning_rate
         self.crop = crop
         self.augment = augment
+        self.shrink = shrink
         self.threshold = threshold
         self.normalize = normalize
         self.binarize = binarize
@@ -138,12 +142,15 @@ class SparseObjectSegmenter(_Segmenter):
                 images, or a setting out of range.
             TypeError: integer images without `normalize`.
         """
-        x = _grey(images, self.normalize)
+        x = self._grey(images)
         y = [torch.from_numpy(binary_mask(np.asarray(mask), self.binarize)) for mask in masks]
         if [image.shape for image in x] != [mask.shape for mask in y]:
             raise ValueError(
                 f"{len(x)} images and {len(y)} masks: one mask of the image's size for every image is needed"
             )
+        if self.shrink < 1:
+            raise ValueError(f"shrink={self.shrink}: use at least 1")
+        x, y = [self._shrunk(image) for image in x], [self._shrunk(mask.float()) > 0.5 for mask in y]
         training = SegmentationTraining(
             self.epochs, self.batch_size, self.learning_rate, self.crop, self.augment, self.random_state
         )
@@ -171,8 +178,8 @@ class SparseObjectSegmenter(_Segmenter):
         """
         check_is_fitted(self, "model_")
         with torch.no_grad():
-            maps = [torch.sigmoid(self.model_.object_logits(x))[0, 0].cpu().numpy() for x in self._batches(images)]
-        return _stacked(maps)
+            maps = [_enlarged(self.model_.object_logits(self._batch(image)), image) for image in self._grey(images)]
+        return _stacked([torch.sigmoid(logits).numpy() for logits in maps])
 
     def decompose(self, images: Images) -> list[tuple[StageOutput, ...]]:
         """Background, object logits and restored image of every stage, image by image, each (H, W).
@@ -182,8 +189,11 @@ class SparseObjectSegmenter(_Segmenter):
         """
         check_is_fitted(self, "model_")
         return [
-            tuple(StageOutput(*(part[0, 0].cpu() for part in stage)) for stage in self.model_.decompose(x))
-            for x in self._batches(images)
+            tuple(
+                StageOutput(*(_enlarged(part, image) for part in stage))
+                for stage in self.model_.decompose(self._batch(image))
+            )
+            for image in self._grey(images)
         ]
 
     def probability(self, stage: StageOutput) -> np.ndarray:
@@ -241,9 +251,22 @@ class SparseObjectSegmenter(_Segmenter):
             return RPCANet(self.num_stages, self.channels, self.background_layers, *sizes)
         return RPCANetPP(self.num_stages, self.channels, *sizes, 1, self.contrast_kernel, self.memory, self.contrast)
 
-    def _batches(self, images: Images) -> list[Tensor]:
-        dtype = next(self.model_.parameters()).dtype
-        return [image[None, None].to(self.device, dtype) for image in _grey(images, self.normalize)]
+    def _grey(self, images: Images) -> list[Tensor]:
+        return _grey(images, self.normalize)
+
+    def _shrunk(self, image: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(image[None, None], self.shrink, ceil_mode=True)[0, 0]
+
+    def _batch(self, image: Tensor) -> Tensor:
+        """One image as the network takes it."""
+        return self._shrunk(image)[None, None].to(self.device, next(self.model_.parameters()).dtype)
+
+
+def _enlarged(part: Tensor, image: Tensor) -> Tensor:
+    """What the network gave, on the CPU, at the size of the image."""
+    if part.shape[-2:] != image.shape:
+        part = nn.functional.interpolate(part, size=tuple(image.shape), mode="bilinear")
+    return part[0, 0].cpu()
 
 
 class RobustPCASegmenter(_Segmenter):

@@ -9,7 +9,7 @@ from fullrank.nn import RPCANetOutput
 
 
 class SmallUNet(nn.Module):
-    """Two levels down and up, two convolutions with batch norm each; sides must be divisible by 4.
+    """Two levels down and up, two convolutions with batch norm each; any size of at least 4 x 4.
 
     Args:
         channels: at full size; doubled at every level.
@@ -30,7 +30,7 @@ class SmallUNet(nn.Module):
             u = block(nn.functional.max_pool2d(u, 2) if level else u)
             kept.append(u)
         for block, skip in zip(self.up, kept[-2::-1], strict=True):
-            u = block(torch.cat([nn.functional.interpolate(u, scale_factor=2.0), skip], 1))
+            u = block(torch.cat([nn.functional.interpolate(u, size=skip.shape[-2:]), skip], 1))
         return RPCANetOutput(x, self.head(u))
 
     def object_logits(self, x: Tensor) -> Tensor:
