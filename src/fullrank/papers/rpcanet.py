@@ -340,8 +340,8 @@ def study(trial: Trial) -> None:
     _measure(trial, runs, fixed)
     trial.note(
         f"{size.training} images, {size.pooled} x {size.pooled} pixels averaged into one, train {size.stages} stages "
-        f"of {size.channels} channels for {size.epochs} epochs; {size.testing} others are tested on. The published IoU of "
-        "76 to 80 % belongs to whole images at full size, six stages of 32 channels and 200 epochs."
+        f"of {size.channels} channels for {size.epochs} epochs; {size.testing} others are tested on. The published IoU "
+        "of 76 to 80 % belongs to whole images at full size, six stages of 32 channels and 200 epochs."
     )
 
 
