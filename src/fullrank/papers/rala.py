@@ -66,8 +66,10 @@ print(model(torch.randn(1, 3, 64, 64)).shape)
         "linear network is an option, and an accuracy must say which one it belongs to. The code adds to the formula a "
         "normaliser from un-rotated queries and keys, rotary positions, a depthwise position term before the gate, and "
         "an output projection. The rank of one head's output comes from the gate; weights on the tokens alone do not "
-        "restore it. With convolutions doing the spatial work a small image task cannot separate the attention kinds, "
-        "so the order is tested in a plain transformer too."
+        "restore it; the position term alone restores it too. With convolutions doing the spatial work a small image "
+        "task cannot separate the attention kinds, so the order is tested in a plain transformer too: there RALA and "
+        "softmax attention are tied after a short training, both above plain linear attention, and softmax attention "
+        "with the same gate is as good."
     ),
     claims=(
         Claim(
