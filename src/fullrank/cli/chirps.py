@@ -53,8 +53,8 @@ def chirps(
     found, limits = sum(map(report.found, report.windows)), report.noise_score
     console.print(
         f"{found} of {len(report.windows)} windows have a sweep that stands out: a score above "
-        f"{limits['network']:.1f}, or {limits['ridge']:.1f} of the ridge detector, which noise alone stays below in 99 "
-        "of 100 windows.",
+        f"{limits['ridge']:.1f}, or {limits['network']:.1f} of the network, which noise alone stays below in 99 of 100 "
+        "windows.",
         highlight=False,
     )
 
@@ -72,13 +72,13 @@ def _table(report: ChirpReport) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in (*(("file",) if several else ()), "channel", "window s"):
         table.add_column(name, no_wrap=True)
-    for name in ("onset s", "onset Hz", "offset Hz", "score", "ridge: onset s", "onset Hz", "offset Hz", "score"):
+    for name in ("onset s", "onset Hz", "offset Hz", "score", "network: onset s", "onset Hz", "offset Hz", "score"):
         table.add_column(name, justify="right")
     for result in report.windows:
         names = [*((result.file,) if several else ()), result.channel]
         span = f"{result.start:.0f} to {result.start + result.length:.0f}"
         style = "" if report.found(result) else "dim"
-        table.add_row(*names, span, *_cells(result.network), *_cells(result.ridge), style=style)
+        table.add_row(*names, span, *_cells(result.ridge), *_cells(result.network), style=style)
     return table
 
 

@@ -17,7 +17,7 @@ def render_report(report: ChirpReport, fragment: bool = False) -> str:
     pictures = [
         {
             "window": (window := report.windows[number]),
-            "says": sentence(window.network) if window.network is not None else "",
+            "says": sentence(window.ridge) if window.ridge is not None else "",
             "source": _data_address(svg(window_figure(Z, window))),
         }
         for number, Z in report.grids.items()
