@@ -93,7 +93,7 @@ def register_with_timm() -> None:
     Raises:
         MissingExtra: timm is not installed.
     """
-    register_model = require("timm.models", "nn").register_model
+    register_model = require("timm.models", "vision").register_model
     for factory in (ravlt_tiny, ravlt_small, ravlt_base, ravlt_large):
         register_model(_entrypoint(factory))
 
