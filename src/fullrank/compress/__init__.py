@@ -23,6 +23,7 @@ from fullrank.compress.filter_pruner import FilterPruner  # noqa: E402
 from fullrank.compress.filter_scores import filter_l1, hrank, map_ranks, random_scores  # noqa: E402
 from fullrank.compress.folder import load, save  # noqa: E402
 from fullrank.compress.fwsvd import FWSVDMethod, fisher_scale  # noqa: E402
+from fullrank.compress.gptq import gptq_quantize  # noqa: E402
 from fullrank.compress.greenformers import (  # noqa: E402
     CED,
     LED,
@@ -32,7 +33,6 @@ from fullrank.compress.greenformers import (  # noqa: E402
     fact_report,
     factor_rank,
 )
-from fullrank.compress.gptq import gptq_quantize  # noqa: E402
 from fullrank.compress.imbalance import ImbalancedReport, imbalanced_report, make_imbalanced  # noqa: E402
 from fullrank.compress.kept_channels import KeptChannels, kept_channels  # noqa: E402
 from fullrank.compress.kinds import LayerKind, describe_layers, register_kind  # noqa: E402
@@ -47,6 +47,19 @@ from fullrank.compress.lorc_sensitivity import (  # noqa: E402
     sensitivity_class,
 )
 from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, SVDMethod, Weighting, WhiteningMethod  # noqa: E402
+from fullrank.compress.lr2vq import LR2VQConfig, ModelSize, VQConv2d, VQLinear, choose_dim, estimate_dim, model_size  # noqa: E402
+from fullrank.compress.lr2vq_method import LR2VQMethod  # noqa: E402
+from fullrank.compress.maestro import (  # noqa: E402
+    LoD,
+    allocate_budget,
+    decompose,
+    export,
+    recalibrate_norms,
+    recompose,
+    sweep,
+    truncate,
+)
+from fullrank.compress.maestro_layers import MaestroConv2d, MaestroLayer, MaestroLinear  # noqa: E402
 from fullrank.compress.method import Job, Method, Replaced  # noqa: E402
 from fullrank.compress.methods import METHODS  # noqa: E402
 from fullrank.compress.proving import (  # noqa: E402
@@ -71,13 +84,32 @@ from fullrank.compress.rank_rules import (  # noqa: E402
 )
 from fullrank.compress.report import CompressionReport, LayerReport  # noqa: E402
 from fullrank.compress.statistics import LayerStatistics, collect_statistics, fisher_sums  # noqa: E402
-from fullrank.tasks.losses import labelled_losses  # noqa: E402
 from fullrank.compress.zeroquant_local import zeroquant_local_quantize  # noqa: E402
+from fullrank.tasks.losses import labelled_losses  # noqa: E402
 
 if TYPE_CHECKING:
     from fullrank.compress.importances import BetaRankImportance, HRankImportance, LayerScoreImportance
 
 __all__ = [
+    "MaestroLinear",
+    "MaestroLayer",
+    "MaestroConv2d",
+    "truncate",
+    "sweep",
+    "recompose",
+    "recalibrate_norms",
+    "export",
+    "decompose",
+    "allocate_budget",
+    "LoD",
+    "LR2VQConfig",
+    "LR2VQMethod",
+    "ModelSize",
+    "VQConv2d",
+    "VQLinear",
+    "choose_dim",
+    "estimate_dim",
+    "model_size",
     "Factors",
     "Grid",
     "LayerSensitivity",
