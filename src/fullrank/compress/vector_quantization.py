@@ -5,8 +5,9 @@ Distances of n vectors to k centres are taken a block of vectors at a time; no n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -219,7 +220,9 @@ def _blocks(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, ...]:
     return vectors.split(max(1, _KEPT // len(codebook)))
 
 
-def _recomputed(function, vectors: Tensor, codebook: Tensor, tau: Tensor | float, metric: Metric):  # noqa: ANN001, ANN202
+def _recomputed(
+    function: Callable[..., Any], vectors: Tensor, codebook: Tensor, tau: Tensor | float, metric: Metric
+) -> Any:
     """A block's part, without keeping its distances for the backward pass where the block is a large one."""
     large = vectors.shape[0] * codebook.shape[0] > _KEPT // 2
     if large and torch.is_grad_enabled():

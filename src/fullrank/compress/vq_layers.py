@@ -191,9 +191,10 @@ class VQLayer(nn.Module):
             return self.lrr
         assign = self.settings.assign
         if self.mode == "soft" and assign == "dkm" and self.training:
-            soft = soft_kmeans(self.lrr, self.codebook.clone(), self.tau * self.distance, self.settings.dkm_iters)
+            start, temperature = wide(self.codebook.clone()), self.tau * wide(self.distance)
+            soft = soft_kmeans(wide(self.lrr), start, temperature, self.settings.dkm_iters)
             self.codebook.copy_(soft.codebook.detach())
-            return soft.vectors
+            return soft.vectors.to(self.lrr.dtype)
         # The gradient of a selection is the sum over members.
         chosen = self.codebook.index_select(0, self.codes)
         if self.mode == "soft" and assign == "ste":
@@ -432,8 +433,8 @@ class VQConv2d(VQLayer):
         s, P = self.settings, self.projection
         if s.axis != "out" or self.layout.length % s.m or P is None:
             raise ValueError(
-                "two convolutions need subvectors along the output channels (axis='out'), an m that divides them, and a "
-                f"projection; this layer has axis={s.axis!r}, m={s.m}, {self.out_channels} output channels, "
+                "two convolutions need subvectors along the output channels (axis='out'), an m that divides them, and "
+                f"a projection; this layer has axis={s.axis!r}, m={s.m}, {self.out_channels} output channels, "
                 f"projection={s.projection!r}"
             )
         Z = self._representations().detach()
