@@ -334,8 +334,8 @@ def study(trial: Trial) -> None:
     with trial.one_thread():
         _crossover(trial, size.shape)
         _bert_speed(trial, size)
-    _digits(trial, size)
-    _images(trial, size)
+        _digits(trial, size)
+        _images(trial, size)
     _encoder(trial, size)
 
 
