@@ -30,6 +30,8 @@ _ROUNDING = 1e-13
 _FLAT = 1e-6
 # Scores of a layer that differ by a smaller share are equal: rounding in float32 must not be stretched to [0, 1].
 _EQUAL = 1e-6
+# Entries whose sums are taken at a time.
+_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,16 @@ class _Sums:
 
 
 def _sums(x: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Sums of x and x^2 in float64, without a copy of x in float64; on the CPU."""
-    squares = torch.linalg.vector_norm(x, dim=over, dtype=torch.float64).square()
-    return x.sum(over, dtype=torch.float64).cpu(), squares.cpu()
+    """Sums of x and x^2 in float64, on the CPU; a part at a time, small enough for the processor's cache."""
+    first: Tensor | None = None
+    second: Tensor | None = None
+    for part in x.split(max(1, _AT_ONCE // max(1, x[0].numel()))):
+        wide = part.double()
+        sums = wide.sum(over), wide.square().sum(over)
+        first, second = sums if first is None or second is None else (first.add_(sums[0]), second.add_(sums[1]))
+    assert first is not None
+    assert second is not None
+    return first.cpu(), second.cpu()
 
 
 def _pad(means: Tensor, padding: Sequence[int], mode: str) -> Tensor:
