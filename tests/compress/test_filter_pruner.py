@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from fullrank._optional import MissingExtra
 from fullrank.compress import (
@@ -296,6 +297,21 @@ def test_compress_prunes_filters(method, tmp_path):
     torch.testing.assert_close(load(folder, skeleton=Branched())(x), small.model(x), rtol=0, atol=0)
 
 
+def test_a_pruned_model_of_transformers_is_loaded_without_its_weights(tmp_path):
+    config = ResNetConfig(
+        num_channels=3, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=4
+    )
+    torch.manual_seed(0)
+    model = ResNetForImageClassification(config).eval()
+    batch = {"pixel_values": torch.randn(6, 3, 32, 32)}
+    small = compress(model, "beta-rank", data=[batch], pruning_ratio=0.5)
+    assert small.report.parameters_after < 0.5 * small.report.parameters_before
+    folder = save(small.model, tmp_path / "small", small.report)
+    loaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits, small.model(**batch).logits, rtol=1e-5, atol=1e-6)
+
+
 def test_compress_prunes_the_layers_that_are_asked_for_and_resumes(tmp_path):
     model, x = _branched(), _images()
 
@@ -404,6 +420,8 @@ def test_bad_calls_are_refused(monkeypatch):
         _pruned(model, {"stem": torch.zeros(9)})
     with pytest.raises(ValueError, match="a has 4 filters, its scores are missing"):
         _pruned(Added(), {"b": torch.zeros(4)}, coupled=False)
+    with pytest.raises(ValueError, match="a has no scores to scale it by"):
+        _pruned(Added(), {"b": torch.zeros(4)}, init_scale="upstream")
     with pytest.raises(ValueError, match="c2: its scores are not finite"):
         _pruned(model, {"stem": torch.full((8,), torch.nan), "c2": torch.zeros(8)})
     with pytest.raises(ValueError, match="nothing can be pruned: 0: its outputs are the model's"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fullrank._optional import require
 
-require("transformers", "adapt")
+require("transformers", "compress")
 
 from fullrank.compress.beta_rank import (  # noqa: E402
     Deviations,

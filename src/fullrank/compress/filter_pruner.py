@@ -196,13 +196,17 @@ class FilterPruner:
         for name, group in list(groups.items()):
             try:
                 scores, why = importance(group.traced), "it has nothing that the criterion scores"
-            except RuntimeError as error:  # torch-pruning's FPGM does not know grouped convolutions
+            except RuntimeError as error:
+                if rival is None:
+                    raise
+                # torch-pruning's FPGM does not know grouped convolutions
                 scores, why = None, f"torch-pruning cannot score it ({error})"
             if scores is None:
                 left.update(dict.fromkeys(groups.pop(name).makers, why))
             else:
                 found[name] = scores.detach().cpu()
-        slim.zero_grad(set_to_none=True)
+        for name in self._gradients:
+            slim.get_parameter(name).grad = None
         return found
 
 
@@ -251,6 +255,8 @@ def _scale_as_upstream(
         weight = slim.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         pruned = name in kept and kept[name].outputs is not None
+        if pruned and name not in scores:
+            raise ValueError(f"{name} has no scores to scale it by: score every layer that is pruned")
         factors = scores[name] if pruned else last
         last = factors if pruned else None
         if factors is None:
