@@ -668,7 +668,8 @@ def _images(trial: Trial, size: Size) -> None:
     trial.measure("cifar10-by-design", mean | {"parameters": share}, spread | {"parameters": 0.0})
     trial.note(
         f"CIFAR-10: {size.images} images, {size.image_epochs} epochs, the last two of three residual blocks of low "
-        "rank from the start. So brief a training says more about how fast a network learns than about what it can reach."
+        "rank from the start. So brief a training says more about how fast a network learns than about what it can "
+        "reach."
     )
 
 
