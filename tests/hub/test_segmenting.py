@@ -11,7 +11,6 @@ from PIL import Image
 
 from fullrank.hub import Settings, create_app, segmenting
 
-
 # FastAPI hands over Starlette's class of an upload where its own is declared.
 pytestmark = pytest.mark.usefixtures("unchecked")
 

@@ -312,7 +312,7 @@ def test_diagnosis():
     assert all(loose <= strict for loose, strict in zip(stage_sparsity(model, x, tol=0.1), shares, strict=True))
     with pytest.raises(ValueError, match="k=21: 1 to 20 is accepted"):
         stage_low_rankness(model, x, k=21)
-    with pytest.raises(ValueError, match="tol=-1.0: use 0 or more"):
+    with pytest.raises(ValueError, match=r"tol=-1.0: use 0 or more"):
         stage_sparsity(model, x, tol=-1.0)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from fullrank.compress.fwsvd import FWSVDMethod
 from fullrank.compress.greenformers import GreenformersMethod
 from fullrank.compress.lorc_method import LoRCMethod
-from fullrank.compress.lr2vq_method import LR2VQMethod
 from fullrank.compress.low_rank import ASVDMethod, SVDMethod, WhiteningMethod
+from fullrank.compress.lr2vq_method import LR2VQMethod
 from fullrank.compress.method import Method
 from fullrank.compress.pruning_method import PRUNING_CRITERIA, PruningMethod
 
