@@ -35,8 +35,8 @@ PAPER = Paper(
         "paper's figure. The third-party port leaves out the token network and averages its own inputs as context; "
         "both are options. After the normalisation over heads every score lies between -1 and 1, so on long texts the "
         "attention is close to a mean (a temperature is offered), and a single head gets no gradient. Seeds differ by "
-        "2 to 5 points on small text sets, more than the attention layers do. In our quick study LAMA over a GRU ties with "
-        "mean pooling and HAN; over frozen states it is above the mean on questions and below it on movie reviews."
+        "2 to 5 points on small text sets, more than the attention layers do. In our quick study LAMA over a GRU ties "
+        "with mean pooling and HAN; over frozen states it is above the mean on questions and below it on movie reviews."
     ),
     methods=(
         "fullrank.nn.LowRankMultiHeadAttentionPooling",
