@@ -470,6 +470,7 @@ def test_a_dimension_is_chosen_by_short_training_runs():
     dense, trained = copy.deepcopy(model[0].weight.data), []
     config = LR2VQConfig(subvector_size=8, k=8)
 
+    @torch.no_grad()
     def score(candidate):
         return -100 * float((candidate[0].weight - dense).norm() / dense.norm())
 

@@ -102,9 +102,8 @@ def cluster(model: nn.Module, steps: int = 50, starts: int = 1, seed: int | None
         RuntimeError: `prepare` was not called, or the model is clustered already.
     """
     layers = _layers(model, "lowrank", "cluster() comes after prepare() and before finalize()")
-    if seed is None:
-        seed = getattr(getattr(model, "lr2vq_config", None), "seed", 0)
-    generator = torch.Generator().manual_seed(seed)
+    configured: int = getattr(getattr(model, "lr2vq_config", None), "seed", 0)
+    generator = torch.Generator().manual_seed(configured if seed is None else seed)
     for layer in layers:
         layer.cluster(generator, steps, starts)
     return model

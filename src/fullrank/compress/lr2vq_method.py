@@ -47,7 +47,7 @@ class LR2VQMethod(Method):
         starts: int = 1,
         seed: int = 0,
     ) -> None:
-        sizes = {} if subvector_size is None else {"subvector_size": subvector_size}
+        sizes: dict[str, Any] = {} if subvector_size is None else {"subvector_size": subvector_size}
         self.config = LR2VQConfig(
             **sizes, k=k, dim=dim, axis=axis, assign="fixed", projection=projection, k_pattern=k_pattern or {},
             codebook_dtype=codebook_dtype, pad=pad, depthwise=depthwise, seed=seed,

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -213,29 +213,33 @@ def model_size(model: nn.Module, config: LR2VQConfig | None = None) -> ModelSize
         ValueError: a model without quantised layers, and no config.
     """
     if config is None:
-        layers = [(module.layout.count, module.settings, module) for module in model.modules() if _quantised(module)]
+        quantised = [module for module in model.modules() if isinstance(module, VQLayer)]
+        blocks = [_Block(module, module.layout, module.settings) for module in quantised]
     else:
-        plan = plan_model(model, config)
-        layers = [(_count(layer, settings), settings, layer.module) for layer, settings in plan.layers]
-    if not layers:
+        blocks = [_Block(layer.module, _layout(layer, s), s) for layer, s in plan_model(model, config).layers]
+    if not blocks:
         raise ValueError(f"{type(model).__name__} has no quantised layer: call lr2vq.prepare first, or give a config")
     parts = {"codes": 0, "codebook": 0, "projection": 0}
-    for count, settings, _ in layers:
-        for part, bits in settings.bits(count).items():
+    for block in blocks:
+        for part, bits in block.settings.bits(block.layout.count).items():
             parts[part] += bits
-    inner = {id(parameter) for *_, module in layers for name, parameter in module.named_parameters() if name != "bias"}
+    inner = {id(p) for block in blocks for name, p in block.module.named_parameters() if name != "bias"}
     outer = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inner)
-    weights = sum(math.prod(getattr(module, "layout", module.weight).shape) for *_, module in layers)
+    weights = sum(math.prod(block.layout.shape) for block in blocks)
     return ModelSize(**parts, rest=32 * outer, dense=32 * (outer + weights))
 
 
-def _quantised(module: nn.Module) -> Any:
-    return isinstance(module, VQLayer)
+class _Block(NamedTuple):
+    """A weight that is quantised, or would be."""
+
+    module: nn.Module
+    layout: SubvectorLayout
+    settings: VQSettings
 
 
-def _count(layer: Layer, settings: VQSettings) -> int:
+def _layout(layer: Layer, settings: VQSettings) -> SubvectorLayout:
     groups = getattr(layer.module, "groups", 1)
-    return SubvectorLayout(_shape(layer), settings.m, settings.axis, groups, settings.pad).count
+    return SubvectorLayout(_shape(layer), settings.m, settings.axis, groups, settings.pad)
 
 
 def _shape(layer: Layer) -> tuple[int, ...]:

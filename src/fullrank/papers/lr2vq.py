@@ -269,7 +269,8 @@ def _counted(depth: int, m: dict[str, int], classifier: int) -> dict[str, int]:
     widths = [(1 if basic else 4) * width for width in (64, 128, 256, 512)]
     layers, kind = ([2, 2, 2, 2], "basic") if basic else ([3, 4, 6, 3], "bottleneck")
     with torch.device("meta"):
-        config = ResNetConfig(depths=layers, hidden_sizes=widths, layer_type=kind, num_labels=1000)
+        config: Any = ResNetConfig(depths=layers, hidden_sizes=widths, layer_type=kind)
+        config.num_labels = 1000
         model = ResNetForImageClassification(config)
     model.to_empty(device="cpu")
     common: dict[str, Any] = {
@@ -307,7 +308,8 @@ def _digits(size: _Size, seed: int) -> dict[str, Any]:
     dense = _network(seed)
     train(dense, size.dense_epochs, 3e-3)
     base: dict[str, Any] = {"subvector_size": {"conv3x3": _M}, "k": _K, "assign": "fixed", "skip_modules": ["0"]}
-    arms = {str(d): {"dim": d} for d in size.dims} | {_PLAIN: {"dim": _M, "projection": "none"}}
+    arms: dict[str, dict[str, Any]] = {str(d): {"dim": d} for d in size.dims}
+    arms[_PLAIN] = {"dim": _M, "projection": "none"}
     found: dict[str, Any] = {"dense": score(dense), "arms": {}}
     for name, options in arms.items():
         low_rank = lr2vq.prepare(copy.deepcopy(dense), LR2VQConfig(**base | options))
@@ -338,7 +340,9 @@ def _quantised(low_rank: Any, k: int, train: Callable[[Any], None], score: Calla
         layer.settings = replace(layer.settings, k=k)
     before = [layer.weight.detach() for layer in layers]
     lr2vq.cluster(model, starts=4)
-    lost = sum(float((layer.weight - weight).square().sum()) for layer, weight in zip(layers, before, strict=True))
+    lost = sum(
+        float((layer.weight.detach() - weight).square().sum()) for layer, weight in zip(layers, before, strict=True)
+    )
     clustered = score(model)
     train(model)
     error = lost / sum(float(weight.square().sum()) for weight in before)
