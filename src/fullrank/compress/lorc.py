@@ -238,8 +238,10 @@ def input_scale(scaling: Scaling, statistics: Any) -> Tensor | None:
     if scaling == "diag":
         return statistics.mean_square.sqrt()
     if scaling == "exact":
-        values, vectors = torch.linalg.eigh(statistics.moments)
-        return (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
+        moments = statistics.moments
+        values, vectors = torch.linalg.eigh(moments.to(torch.float64))
+        noise = len(moments) * torch.finfo(torch.float32).eps * values[-1]  # of sums in single precision
+        return (vectors * torch.where(values > noise, values, 0.0).sqrt()) @ vectors.mT
     return None
 
 

@@ -37,9 +37,14 @@ def packed_linear(x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | No
 )
 def _forward(x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
     tokens = x.reshape(-1, x.shape[-1])
+    planes = _planes(tokens.shape[1], scales, bits)
+    parts = [tokens[:, plane::planes].contiguous() for plane in range(planes)]
     y = x.new_empty(len(tokens), len(qweight))
-    for rows, block in _blocks(tokens.shape[1], qweight, scales, zeros, bits, x.dtype):
-        torch.mm(tokens, block.mT, out=y[:, rows])
+    for rows, blocks in _blocks(tokens.shape[1], qweight, scales, zeros, bits, x.dtype):
+        product = None
+        for part, block in zip(parts, blocks, strict=True):
+            product = part @ block.mT if product is None else product.addmm_(part, block.mT)
+        y[:, rows] = product
     return y.reshape(*x.shape[:-1], len(qweight))
 
 
@@ -52,10 +57,12 @@ def _backward(
     gradient: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, inputs: int
 ) -> Tensor:
     outer = gradient.reshape(-1, gradient.shape[-1])
-    sums = gradient.new_zeros(len(outer), inputs)
-    for rows, block in _blocks(inputs, qweight, scales, zeros, bits, gradient.dtype):
-        sums.addmm_(outer[:, rows], block)
-    return sums.reshape(*gradient.shape[:-1], inputs)
+    planes = _planes(inputs, scales, bits)
+    sums = gradient.new_zeros(planes, len(outer), inputs // planes)
+    for rows, blocks in _blocks(inputs, qweight, scales, zeros, bits, gradient.dtype):
+        for part, block in zip(sums, blocks, strict=True):
+            part.addmm_(outer[:, rows], block)
+    return sums.permute(1, 2, 0).reshape(*gradient.shape[:-1], inputs)
 
 
 @_forward.register_fake
@@ -82,12 +89,35 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_gradients, setup_context=_keep)
 
 
+def _planes(inputs: int, scales: Tensor, bits: int) -> int:
+    """How many codes of a byte are taken apart into matrices of their own, which spares putting them in order."""
+    planes = 8 // bits if 8 % bits == 0 else 1
+    return planes if inputs // scales.shape[1] % planes == 0 else 1
+
+
 def _blocks(
     inputs: int, qweight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor]]:
-    """The weight in blocks of rows, in a dtype."""
+) -> Iterator[tuple[slice, Iterator[Tensor]]]:
+    """The weight in blocks of rows, in a dtype; with several planes, plane p has the columns p, p + planes, ..."""
+    planes = _planes(inputs, scales, bits)
     step = max(1, _BLOCK // inputs)
     for start in range(0, len(qweight), step):
         rows = slice(start, start + step)
-        codes = unpack(qweight[rows], bits, inputs)
-        yield rows, dequantize(codes, scales[rows], None if zeros is None else zeros[rows], bits, dtype)
+        yield (
+            rows,
+            _block(planes, inputs, qweight[rows], scales[rows], None if zeros is None else zeros[rows], bits, dtype),
+        )
+
+
+def _block(
+    planes: int,
+    inputs: int,
+    qweight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bits: int,
+    dtype: torch.dtype,
+) -> Iterator[Tensor]:
+    for plane in range(planes):
+        codes = unpack(qweight, bits, inputs) if planes == 1 else (qweight >> plane * bits) & (2**bits - 1)
+        yield dequantize(codes, scales, zeros, bits, dtype)

@@ -1,0 +1,28 @@
+"""Compiles a quantised layer whole, and checks its operator; a process of its own, without checks in every function."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fullrank.compress import LoRCConfig, quantize_lorc
+from fullrank.compress import packed_matmul as packed
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 10))
+    for options in ({"sym": True}, {"activations": "int8"}, {"bits": 3, "lowrank_dtype": "float16"}):
+        layer = quantize_lorc(model, LoRCConfig(group_size=8, rank=3, **options))[0]
+        x = torch.randn(3, 24, requires_grad=True)
+        outputs = [layer(x), torch.compile(layer, fullgraph=True, backend="aot_eager")(x)]
+        torch.testing.assert_close(outputs[1], outputs[0])
+        gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in outputs]
+        torch.testing.assert_close(gradients[1], gradients[0])
+        arguments = (x, layer.qweight, layer.scales, layer.zeros, layer.bits)
+        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(packed._forward, arguments, test_utils=checks)
+
+
+if __name__ == "__main__":
+    main()
