@@ -10,6 +10,7 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+from fullrank import data
 from fullrank.linalg import robust_pca
 from fullrank.nn.rpcanet import RPCANet
 from fullrank.nn.rpcanet_training import SegmentationTraining, crop_at, train_segmentation
@@ -150,7 +151,10 @@ def test_crops_lie_within_and_find_objects():
 
 def test_pretrained():
     segmenter = SparseObjectSegmenter.pretrained()
-    assert segmenter.predict(np.random.default_rng(0).random((1, 40, 44)).astype(np.float32)).shape == (1, 40, 44)
+    records = data.load("neu-seg", "test")[:12]
+    masks = [record["mask"] > 0 for record in records]
+    segmenter.set_params(normalize=True)
+    assert segmenter.score([record["image"] for record in records], masks) > 0.5
     with pytest.raises(LookupError, match="there is no pretrained segmenter 'moon'; there are neu-seg"):
         SparseObjectSegmenter.pretrained("moon")
 

@@ -59,8 +59,8 @@ def segment(
 
 def _table(report: SegmentationReport) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("image")
-    for name in ("pixels", "object", "parts", "rank of image", "of background", "object map not zero"):
+    table.add_column("image", overflow="fold")
+    for name in ("pixels", "object", "parts", "rank", "of background"):
         table.add_column(name, justify="right", no_wrap=True)
     for image in report.images:
         table.add_row(
@@ -70,6 +70,5 @@ def _table(report: SegmentationReport) -> Table:
             str(image.objects),
             f"{image.input_rank:.1f}",
             f"{image.background_rank:.1f}",
-            f"{image.density:.1%}",
         )
     return table
