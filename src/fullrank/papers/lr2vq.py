@@ -57,8 +57,8 @@ PAPER = Paper(
         "Only the abstract and one summary could be read; there is no official code. The named design (low-rank "
         "representations, k, m and d, training end to end, an estimate of d) is built with a layout of subvectors and "
         "stages chosen by us. Without a projection, at d = m, the same layers are plain product quantisation and DKM. "
-        "On digits the best of four inner dimensions is picked after the fact, and its lead over plain quantisation is no "
-        "larger than the spread over three seeds."
+        "On digits the best of four inner dimensions is picked after the fact, and its lead over plain quantisation is "
+        "no larger than the spread over three seeds."
     ),
     claims=(
         Claim(
