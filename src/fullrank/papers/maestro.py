@@ -235,6 +235,7 @@ for fraction in (0.6, 0.3):                              # one training, several
             ),
             source="abstract (graceful trade-off), at small scale",
             unit="%",
+            needs=_CIFAR,
             holds=lambda m: (
                 m["dense"] - m["Maestro"] <= 0.5
                 and m["parameters"] <= 40
