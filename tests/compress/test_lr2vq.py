@@ -472,7 +472,7 @@ def test_a_dimension_is_chosen_by_short_training_runs():
 
     @torch.no_grad()
     def score(candidate):
-        return -100 * float((candidate[0].weight - dense).norm() / dense.norm())
+        return -100 * float((candidate[0].weight - dense).detach().norm() / dense.norm())
 
     choice = lr2vq.choose_dim(model, config, trained.append, score)
     assert choice.dim == 3

@@ -277,7 +277,10 @@ def test_switches():
     full, without_memory, without_contrast = small(), small(memory=False), small(contrast=False)
     assert not [name for name in without_memory.state_dict() if "lstm" in name]
     assert not [name for name in without_contrast.state_dict() if "prior" in name]
-    assert len({float(model.eval()(x).object_logits.sum()) for model in (full, without_memory, without_contrast)}) == 3
+    assert (
+        len({float(model.eval().object_logits(x).detach().sum()) for model in (full, without_memory, without_contrast)})
+        == 3
+    )
     colour = small(in_channels=3)(torch.rand(2, 3, 20, 20))
     assert colour.object_logits.shape == (2, 1, 20, 20)
     assert colour.restored.shape == (2, 3, 20, 20)
