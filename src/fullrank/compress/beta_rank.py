@@ -30,8 +30,8 @@ _ROUNDING = 1e-13
 _FLAT = 1e-6
 # Scores of a layer that differ by a smaller share are equal: rounding in float32 must not be stretched to [0, 1].
 _EQUAL = 1e-6
-# Entries whose sums are taken at a time.
-_AT_ONCE = 1 << 18
+# Entries whose sums are taken at a time, and the shortest stretch of memory that is read in one go.
+_AT_ONCE, _ROW = 1 << 18, 256
 
 
 @dataclass(frozen=True)
@@ -170,13 +170,14 @@ class _Sums:
             )
         self.shapes = shapes
         # The official code sums over batch and columns, which it takes for channels.
-        over = (0, 3) if self.variant == "upstream" else (0, 2)
-        x = x if self.variant == "upstream" else x.unflatten(1, (self.groups, -1))
-        x1, x2 = _sums(x, over)
-        y1, y2 = _sums(y, (0,))
-        self.x1, self.x2, self.y1, self.y2 = self.x1 + x1, self.x2 + x2, self.y1 + y1, self.y2 + y2
+        x = x.movedim(3, 1).unsqueeze(1) if self.variant == "upstream" else x.unflatten(1, (self.groups, -1))
+        x1, x2 = _sums(x)
+        y1, y2 = _sums(y[:, None, None])
+        if self.variant == "upstream":
+            x1, x2 = x1[0], x2[0]
+        self.x1, self.x2, self.y1, self.y2 = self.x1 + x1, self.x2 + x2, self.y1 + y1[0], self.y2 + y2[0]
         self.samples += len(x)
-        self.summands += x.shape[over[0]] * x.shape[over[1]]
+        self.summands += x.shape[0] * x.shape[2]
 
     def deviations(self) -> Deviations:
         inputs = self._upstream_inputs() if self.variant == "upstream" else self._patch_inputs()
@@ -216,17 +217,26 @@ class _Sums:
         return _deviation(x1 / count, x2 / count)
 
 
-def _sums(x: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Sums of x and x^2 in float64, on the CPU; a part at a time, small enough for the processor's cache."""
-    first: Tensor | None = None
-    second: Tensor | None = None
-    for part in x.split(max(1, _AT_ONCE // max(1, x[0].numel()))):
-        wide = part.double()
-        sums = wide.sum(over), wide.square().sum(over)
-        first, second = sums if first is None or second is None else (first.add_(sums[0]), second.add_(sums[1]))
-    assert first is not None
-    assert second is not None
-    return first.cpu(), second.cpu()
+def _sums(x: Float[Tensor, "batch groups members *size"]) -> tuple[Tensor, Tensor]:
+    """Sums of x and x^2 over batch and members, (groups, *size), in float64, on the CPU.
+
+    A block at a time goes through one buffer that fits into the processor's cache: fresh memory for every block costs
+    more than the sums.
+    """
+    flat = x.flatten(3) if x.ndim > 3 else x[..., None]
+    samples, groups, members, places = flat.shape
+    sums = x.new_zeros(2, groups, places, dtype=torch.float64)
+    wide = min(places, max(_ROW, _AT_ONCE // (samples * groups * members)))
+    high = min(samples, max(1, _AT_ONCE // (groups * members * wide)))
+    buffer = x.new_empty(high * groups * members * wide, dtype=torch.float64)
+    for start in range(0, places, wide):
+        columns = flat[..., start : start + wide]
+        for part in columns.split(high):
+            block = buffer[: part.numel()].view(part.shape).copy_(part)
+            sums[0, :, start : start + wide] += block.sum((0, 2))
+            sums[1, :, start : start + wide] += block.mul_(block).sum((0, 2))
+    first, second = sums.cpu().view(2, groups, *x.shape[3:])
+    return first, second
 
 
 def _pad(means: Tensor, padding: Sequence[int], mode: str) -> Tensor:

@@ -45,8 +45,8 @@ PAPER = Paper(
         "the default. The code also takes channels for rows when it cuts the input window, ignores padding, and scales "
         "every kept filter by one plus its raw score, with the wrong index; all of it is offered as the upstream "
         "variant. On imbalanced digits most of the gap to HRank comes from that scaling, which nearly freezes networks "
-        "pruned by scores of large size: without it a few points are left, and the group norm of torch-pruning is ahead "
-        "of all. The published sizes follow no one way of counting: VGG-16's 14.98 M leave batch normalisation out, "
+        "pruned by scores of large size: without it a few points are left, and torch-pruning's group norm is ahead. "
+        "The published sizes follow no one way of counting: VGG-16's 14.98 M leave batch normalisation out, and "
         "ResNet-110's 1.73 M hold it."
     ),
     methods=(
