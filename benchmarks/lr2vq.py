@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
+from typing import Any
 
 import torch
 from sklearn.cluster import KMeans
@@ -30,7 +31,9 @@ def clustering() -> list[list[str]]:
         centres = vectors[:K].clone()
         pairs = alternate(lambda: nearest(vectors, centres), lambda: torch.cdist(vectors, centres).argmin(1))  # noqa: B023
         rows.append([f"assign, d = {d}, against cdist", *pairs.cells()])
-        peer = KMeans(K, init=centres.numpy(), n_init=1, max_iter=STEPS, tol=0, algorithm="lloyd")
+        start: Any = centres.numpy()
+        runs: Any = 1
+        peer = KMeans(K, init=start, n_init=runs, max_iter=STEPS, tol=0, algorithm="lloyd")
         pairs = alternate(lambda: lloyd(vectors, centres, STEPS), lambda: peer.fit(vectors.numpy()), 3)  # noqa: B023
         rows.append([f"{STEPS} steps, d = {d}, against scikit-learn", *pairs.cells()])
     return rows

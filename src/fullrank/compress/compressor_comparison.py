@@ -107,11 +107,12 @@ class CompressorComparison:
         Raises:
             ValueError: it was written by a newer version, or is none.
         """
-        content = json.loads(Path(path).read_text())
+        content: Any = json.loads(Path(path).read_text())
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError(f"{path} is no comparison of compressors of layout {SCHEMA}: compare again")
-        content.pop("frontier", None)
-        return cls(**content | {"methods": tuple(ComparedCompressor(**row) for row in content["methods"])})
+        fields: dict[str, Any] = {name: value for name, value in content.items() if name != "frontier"}
+        fields["methods"] = tuple(ComparedCompressor(**row) for row in fields["methods"])
+        return cls(**fields)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One flat row a setting."""
