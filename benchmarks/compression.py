@@ -77,7 +77,7 @@ def _torchao(linear: nn.Linear) -> Callable[[Tensor], object]:
     from torchao.quantization import Int4WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
 
     layer = nn.Sequential(nn.Linear(linear.in_features, linear.out_features, bias=False, dtype=torch.bfloat16))
-    layer[0].weight.data.copy_(linear.weight)
+    layer.load_state_dict({"0.weight": linear.weight})
     quantize_(layer, Int4WeightOnlyConfig(group_size=128, int4_packing_format="opaque"))
     return _without_gradient(layer, torch.bfloat16)
 
@@ -86,7 +86,7 @@ def _quanto(linear: nn.Linear) -> Callable[[Tensor], object]:
     from optimum import quanto  # pyright: ignore[reportMissingImports]
 
     layer = nn.Sequential(nn.Linear(linear.in_features, linear.out_features, bias=False))
-    layer[0].weight.data.copy_(linear.weight)
+    layer.load_state_dict({"0.weight": linear.weight})
     quanto.quantize(layer, weights=quanto.qint4)
     quanto.freeze(layer)
     return _without_gradient(layer, torch.float32)

@@ -41,10 +41,7 @@ def _forward(x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None, b
     parts = [tokens[:, plane::planes].contiguous() for plane in range(planes)]
     y = x.new_empty(len(tokens), len(qweight))
     for rows, blocks in _blocks(tokens.shape[1], qweight, scales, zeros, bits, x.dtype):
-        product = None
-        for part, block in zip(parts, blocks, strict=True):
-            product = part @ block.mT if product is None else product.addmm_(part, block.mT)
-        y[:, rows] = product
+        y[:, rows] = sum(part @ block.mT for part, block in zip(parts, blocks, strict=True))
     return y.reshape(*x.shape[:-1], len(qweight))
 
 
