@@ -1,0 +1,1 @@
+"""Learn to order: ranking measures, rank correlation, click models, unbiased learning to rank."""
