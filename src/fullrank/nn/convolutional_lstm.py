@@ -19,7 +19,7 @@ class Memory(NamedTuple):
 
 
 class ConvolutionalLSTM(nn.Module):
-    """Gates of 3 x 3 convolutions over features and memory; all gates of one input are one convolution.
+    """Gates of 3 x 3 convolutions over features and memory, all of them one convolution.
 
     Without memory: i, o = sigma(W_x f), j = tanh(W_xj f), s = i j, h = o s; there is nothing to forget, and the cell is
     not squashed. With memory: i, f, o = sigma(W_x f + W_h h), j = tanh(W_xj f + W_hj h), s = f s + i j, h = o tanh(s).
@@ -55,7 +55,11 @@ class ConvolutionalLSTM(nn.Module):
             return self._first(f)
         if self.memory is None:
             raise ValueError("this ConvolutionalLSTM was built with first=True: it has no weights for a memory")
-        i, o, j, forget = (self.features(f) + self.memory(memory.h)).chunk(4, dim=1)
+        # W_x f + W_h h for all gates: one convolution of the features and the hidden maps on top of each other.
+        weight = torch.cat([self.features.weight, self.memory.weight], dim=1)
+        bias = self._bias(self.features) + self._bias(self.memory)
+        gates = nn.functional.conv2d(torch.cat([f, memory.h], dim=1), weight, bias, padding=1)
+        i, o, j, forget = gates.chunk(4, dim=1)
         s = torch.sigmoid(forget) * memory.s + torch.sigmoid(i) * torch.tanh(j)
         return Memory(torch.sigmoid(o) * torch.tanh(s), s)
 
@@ -69,9 +73,12 @@ class ConvolutionalLSTM(nn.Module):
 
     def _first(self, f: Tensor) -> Memory:
         used = 3 * self.channels
-        bias = self.features.bias
-        assert bias is not None  # for the type checker
-        gates = nn.functional.conv2d(f, self.features.weight[:used], bias[:used], padding=1)
+        gates = nn.functional.conv2d(f, self.features.weight[:used], self._bias(self.features)[:used], padding=1)
         i, o, j = gates.chunk(3, dim=1)
         s = torch.sigmoid(i) * torch.tanh(j)
         return Memory(torch.sigmoid(o) * s, s)
+
+    @staticmethod
+    def _bias(convolution: nn.Conv2d) -> Tensor:
+        assert convolution.bias is not None  # for the type checker
+        return convolution.bias
