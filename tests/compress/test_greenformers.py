@@ -7,9 +7,9 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fullrank.compress import CED, LED, EnergyRank, auto_fact, compress, fact_report, factor_rank
+from fullrank.compress import CED, LED, EnergyRank, FixedRank, auto_fact, compress, fact_report, factor_rank, load, save
 from fullrank.compress.factor_solvers import SOLVERS
-from fullrank.nn import LowRankConv2d, LowRankLinear
+from fullrank.nn import LowRankConv2d, LowRankEmbedding, LowRankLinear
 
 from .models import bert, convolutional, gpt2, mlp
 
@@ -210,3 +210,40 @@ def test_bad_calls_are_refused(unchecked):
         fact_report(mlp(), mlp())
     with pytest.raises(ValueError, match="solver='random' is not known"):
         compress(mlp(), "snmf", solver="random")
+
+
+def test_embeddings_are_factored_on_request_only():
+    model = bert()
+    table = model.bert.embeddings.word_embeddings
+    assert type(auto_fact(model, 2, deepcopy=True).bert.embeddings.word_embeddings) is nn.Embedding
+    factored = auto_fact(model, 8, deepcopy=True, embeddings=True, target_modules=["word_embeddings"])
+    made = factored.bert.embeddings.word_embeddings
+    assert isinstance(made, LowRankEmbedding)
+    assert made.padding_idx == table.padding_idx
+    U, S, Vh = torch.linalg.svd(table.weight.detach(), full_matrices=False)
+    torch.testing.assert_close(made.weight().detach(), U[:, :8] * S[:8] @ Vh[:8], rtol=0, atol=1e-5)
+    ids = torch.tensor([[1, 0], [3, 2]])
+    torch.testing.assert_close(made(ids), made.weight()[ids], rtol=0, atol=1e-6)
+    (row,) = fact_report(model, factored)
+    assert (row.rank, row.macs_before, row.macs_after) == (8, 0, 8 * table.embedding_dim)
+    assert row.parameters_after == made.num_embeddings * 8 + 8 * made.embedding_dim
+
+
+def test_tables_that_rescale_their_rows_and_tied_ones_stay():
+    renormed = nn.Sequential(nn.Embedding(50, 40, max_norm=1.0))
+    with pytest.warns(UserWarning, match="rescales its rows to max_norm=1.0"):
+        auto_fact(renormed, 2, embeddings=True)
+    with pytest.raises(ValueError, match="rescales its rows"):
+        compress(renormed, "snmf", rank_rule=EnergyRank(0.5), target_modules=["0"])
+    tied = gpt2()
+    factored = auto_fact(tied, 1, deepcopy=True, embeddings=True)
+    assert type(factored.transformer.wte) is nn.Embedding
+
+
+def test_a_compressed_embedding_loads_without_the_original(tmp_path):
+    result = compress(bert(), "snmf", rank_rule=FixedRank(4), solver="svd", target_modules=["word_embeddings"])
+    ids = torch.tensor([[1, 4, 2]])
+    save(result.model, tmp_path / "small")
+    again = load(tmp_path / "small").eval()
+    assert isinstance(again.bert.embeddings.word_embeddings, LowRankEmbedding)
+    torch.testing.assert_close(again(ids).logits, result.model.eval()(ids).logits)

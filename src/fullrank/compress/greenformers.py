@@ -22,12 +22,13 @@ from fullrank.compress.factor_solvers import SOLVERS, Factors, randomized
 from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Layer, Targets, matches, shared_weights
 from fullrank.compress.method import Job, Method, Replaced, Step, relative_error
 from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
-from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankLinear
+from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankEmbedding, LowRankLinear
 
 RankLimit = Literal["params", "greenformer"]
 LED = LowRankLinear
 _CED: dict[type[nn.Module], Any] = {nn.Conv1d: LowRankConv1d, nn.Conv2d: LowRankConv2d, nn.Conv3d: LowRankConv3d}
-_FACTORED = (LowRankLinear, LowRankConv1d, LowRankConv2d, LowRankConv3d)
+_FACTORED = (LowRankLinear, LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankEmbedding)
+_DENSE = (*LINEAR, *CONVOLUTIONS, nn.Embedding)
 _ALL_SOLVERS = ("random", *SOLVERS)
 
 
@@ -99,10 +100,11 @@ def auto_fact(
     rank_rule: RankLimit = "params",
     target_modules: Targets | None = None,
     exclude_modules: Targets = (),
+    embeddings: bool = False,
     oversample: int = 8,
     seed: int = 0,
 ) -> nn.Module:
-    """Factor the linear layers and convolutions of a model.
+    """Factor the linear layers and convolutions of a model, and its embeddings on request.
 
     Args:
         module: a model, changed in place unless `deepcopy`; or one layer, whose factored form is returned.
@@ -116,6 +118,8 @@ def auto_fact(
         rank_rule: see `factor_rank`.
         target_modules: only layers of these names, see `select_layers`.
         exclude_modules: layers of these names stay dense.
+        embeddings: factor embedding tables too, which the library leaves; code that reads `embedding.weight` meets the
+            method `weight()` there.
         oversample: further directions of "randomized".
         seed: of the solvers that start at random.
 
@@ -134,14 +138,15 @@ def auto_fact(
     generator = torch.Generator().manual_seed(seed)
     factor = partial(_factored, rank=rank, rank_rule=rank_rule, solver=solver, num_iter=num_iter,
                      oversample=oversample, generator=generator)  # fmt: skip
-    if type(root) in LINEAR + CONVOLUTIONS:
+    kinds = _DENSE if embeddings else LINEAR + CONVOLUTIONS
+    if type(root) in kinds:
         replaced = factor("the layer", root, set())
         _tell(not isinstance(replaced, str), {} if not isinstance(replaced, str) else {"the layer": replaced})
         return root if isinstance(replaced, str) else replaced
     tied = shared_weights(root)
     left: dict[str, str] = {}
     done = 0
-    for name, parent, child, layer in list(_leaves(root, fact_led_unit)):
+    for name, parent, child, layer in list(_leaves(root, kinds, fact_led_unit)):
         if chosen is not None and name not in chosen:
             continue
         if (target_modules is not None and not matches(name, target_modules)) or matches(name, exclude_modules):
@@ -189,7 +194,7 @@ def fact_report(dense: nn.Module, factored: nn.Module) -> list[LayerFactors]:
     before = dict(dense.named_modules())
     rows = []
     for name, layer in factored.named_modules():
-        if not isinstance(layer, _FACTORED) or type(before.get(name)) not in LINEAR + CONVOLUTIONS:
+        if not isinstance(layer, _FACTORED) or type(before.get(name)) not in _DENSE:
             continue
         matrix = Layer(name, before[name]).matrix
         outputs, inputs = matrix.shape
@@ -199,9 +204,8 @@ def fact_report(dense: nn.Module, factored: nn.Module) -> list[LayerFactors]:
                 layer.rank,
                 sum(p.numel() for p in before[name].parameters()),
                 sum(p.numel() for p in layer.parameters()),
-                inputs * outputs,
-                layer.rank * (inputs + outputs),
-                relative_error(matrix, layer.weight().detach().flatten(1)),
+                *_macs(inputs, outputs, layer),
+                relative_error(matrix, _product(layer)),
             )
         )
     if not rows:
@@ -228,7 +232,7 @@ class GreenformersMethod(Method):
     seed: int = 0
 
     name = "greenformers"
-    kinds = LINEAR + CONVOLUTIONS
+    kinds = _DENSE
 
     def __post_init__(self) -> None:
         self.rank_rule = self.rank_rule or RatioRank(0.5)
@@ -276,6 +280,8 @@ def _factored(
         raise TypeError(f"{name} has {layer.weight.dtype} weights: dequantise the model before factoring it")
     if id(layer.weight) in tied:
         return "its weight is shared with another layer"
+    if getattr(layer, "max_norm", None) is not None:
+        return f"it rescales its rows to max_norm={layer.max_norm}"
     groups = getattr(layer, "groups", 1)
     inputs, outputs, kernel = _sizes(layer)
     found = factor_rank(inputs, outputs, rank, kernel, groups, rank_rule)
@@ -292,19 +298,39 @@ def _factored(
         raise ValueError(f"{name}: {error}") from error
 
 
+def _product(layer: Any) -> Tensor:
+    """The factors' product as (out, in)."""
+    weight = layer.weight().detach()
+    return weight.mT if isinstance(layer, LowRankEmbedding) else weight.flatten(1)
+
+
+def _macs(inputs: int, outputs: int, layer: Any) -> tuple[int, int]:
+    """Multiply-adds of one position, dense and factored; looking up a row costs none."""
+    if isinstance(layer, LowRankEmbedding):
+        return 0, layer.rank * outputs
+    return inputs * outputs, layer.rank * (inputs + outputs)
+
+
 def _sizes(layer: Any) -> tuple[int, int, int]:
     """Inputs, outputs and entries of the kernel."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features, 1
     if isinstance(layer, Conv1D):
         return layer.weight.shape[0], layer.weight.shape[1], 1
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim, 1
     return layer.in_channels, layer.out_channels, math.prod(layer.kernel_size)
 
 
 def _empty(layer: Any, rank: int) -> nn.Module:
     """A factored layer with new weights, like a dense one."""
-    place = {"device": layer.weight.device, "dtype": layer.weight.dtype, "bias": layer.bias is not None}
+    place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     inputs, outputs, _ = _sizes(layer)
+    if isinstance(layer, nn.Embedding):
+        return LowRankEmbedding(
+            inputs, outputs, rank, layer.padding_idx, layer.scale_grad_by_freq, layer.sparse, **place
+        ).train(layer.training)
+    place["bias"] = layer.bias is not None
     if type(layer) in LINEAR:
         return LowRankLinear(inputs, outputs, rank, **place).train(layer.training)
     return _CED[type(layer)](
@@ -316,20 +342,23 @@ def _empty(layer: Any, rank: int) -> nn.Module:
 def _with_factors(layer: Any, factors: Factors) -> nn.Module:
     made: Any = _empty(layer, factors.A.shape[0])
     with torch.no_grad():
-        made.first.weight.copy_(factors.A.view_as(made.first.weight))
+        A = factors.A.mT if isinstance(layer, nn.Embedding) else factors.A
+        made.first.weight.copy_(A.reshape(made.first.weight.shape))
         made.second.weight.copy_(factors.B.view_as(made.second.weight))
-        if layer.bias is not None:
+        if getattr(layer, "bias", None) is not None:
             made.second.bias.copy_(layer.bias)
     return made.requires_grad_(layer.weight.requires_grad)
 
 
-def _leaves(root: nn.Module, fact_led_unit: bool) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+def _leaves(
+    root: nn.Module, kinds: tuple[type[nn.Module], ...], fact_led_unit: bool
+) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
     """(name, parent, name in the parent, layer) of every layer that can be factored."""
     for prefix, parent in root.named_modules():
         if isinstance(parent, _FACTORED) and not fact_led_unit:
             continue
         for child, layer in parent.named_children():
-            if type(layer) in LINEAR + CONVOLUTIONS:
+            if type(layer) in kinds:
                 yield f"{prefix}.{child}" if prefix else child, parent, child, layer
 
 

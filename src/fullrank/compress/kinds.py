@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fullrank.compress.layers import replace_module
-from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankLinear
+from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankEmbedding, LowRankLinear
 
 Description = dict[str, Any]
 
@@ -114,6 +114,17 @@ def _describe_linear(layer: LowRankLinear) -> Description:
     }
 
 
+def _describe_embedding(layer: LowRankEmbedding) -> Description:
+    return {
+        "num_embeddings": layer.num_embeddings,
+        "embedding_dim": layer.embedding_dim,
+        "rank": layer.rank,
+        "padding_idx": layer.padding_idx,
+        "scale_grad_by_freq": layer.first.scale_grad_by_freq,
+        "sparse": layer.first.sparse,
+    }
+
+
 def _describe_convolution(layer: Any) -> Description:
     first = layer.first
     return {
@@ -144,6 +155,14 @@ register_kind(
         LowRankLinear,
         _describe_linear,
         lambda options, place: LowRankLinear(**options, **place_of(place)),
+    )
+)
+register_kind(
+    LayerKind(
+        "low-rank-embedding",
+        LowRankEmbedding,
+        _describe_embedding,
+        lambda options, place: LowRankEmbedding(**options, **place_of(place)),
     )
 )
 for _kind in (LowRankConv1d, LowRankConv2d, LowRankConv3d):

@@ -19,6 +19,7 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (Conv1D, nn.Embedding)
 _ALL = {"all-linear": LINEAR, "all": LINEAR + CONVOLUTIONS}
 
 
@@ -28,7 +29,7 @@ class Layer:
 
     Attributes:
         name: its qualified name.
-        module: an `nn.Linear`, a transformers `Conv1D`, or a convolution.
+        module: an `nn.Linear`, a transformers `Conv1D`, an `nn.Embedding`, or a convolution.
     """
 
     name: str
@@ -36,16 +37,19 @@ class Layer:
 
     @property
     def matrix(self) -> Float[Tensor, "out in"]:
-        """The weight as (out, in), of a convolution (out, in * kernel), without gradient."""
+        """The weight as (out, in), of a convolution (out, in * kernel), without gradient.
+
+        An embedding is a map of one-hot vectors: (dim, rows of the table).
+        """
         weight = self.module.weight.detach()
-        return weight.mT if isinstance(self.module, Conv1D) else weight.flatten(1)
+        return weight.mT if isinstance(self.module, _TRANSPOSED) else weight.flatten(1)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in) of the matrix."""
         weight = self.module.weight
         rows, columns = weight.shape[0], math.prod(weight.shape[1:])
-        return (columns, rows) if isinstance(self.module, Conv1D) else (rows, columns)
+        return (columns, rows) if isinstance(self.module, _TRANSPOSED) else (rows, columns)
 
     @property
     def parameters(self) -> int:
@@ -151,6 +155,8 @@ def _refusal(
         raise ValueError(f"{name} is on the meta device: load the model's weights first")
     if id(module.weight) in tied:
         return "its weight is shared with another layer"
+    if getattr(module, "max_norm", None) is not None:
+        return f"it rescales its rows to max_norm={module.max_norm}"
     if getattr(module, "groups", 1) > 1 and not grouped:
         return f"it has groups={module.groups}"
     return None

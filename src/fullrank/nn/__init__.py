@@ -25,6 +25,7 @@ from fullrank.nn.linformer import (
     crossover_length,
 )
 from fullrank.nn.low_rank import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankLinear, split_factors
+from fullrank.nn.low_rank_embedding import LowRankEmbedding
 from fullrank.nn.low_rank_transformer import LowRankMultiheadAttention, LowRankTransformerEncoderLayer
 from fullrank.nn.rala import RankAugmentedLinearAttention, kv_buffer, positive_features, rala_attention, token_weights
 from fullrank.nn.ravlt import RAVLT, RAVLTFeatures
@@ -99,6 +100,7 @@ __all__ = [
     "LowRankConv1d",
     "LowRankConv2d",
     "LowRankConv3d",
+    "LowRankEmbedding",
     "LowRankLinear",
     "LowRankMultiHeadAttentionPooling",
     "LowRankMultiheadAttention",

@@ -52,7 +52,7 @@ class LowRankLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_rank(rank)
+        check_rank(rank)
         self.first = nn.Linear(in_features, rank, bias=False, device=device, dtype=dtype)
         self.second = nn.Linear(rank, out_features, bias=bias, device=device, dtype=dtype)
 
@@ -198,7 +198,7 @@ class LowRankConvolution(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_rank(rank)
+        check_rank(rank)
         if rank % groups:
             raise ValueError(f"rank={rank} is no multiple of groups={groups}: use {math.ceil(rank / groups) * groups}")
         convolution: Any = _CONVOLUTIONS[self.axes]
@@ -366,6 +366,7 @@ def split_factors(factors: SVD, split: Split = "left") -> tuple[Float[Tensor, "r
     raise ValueError(f"split={split!r} is not known; accepted: 'left', 'right', 'balanced'")
 
 
-def _check_rank(rank: int) -> None:
+def check_rank(rank: int) -> None:
+    """Raise ValueError for a rank below 1."""
     if rank < 1:
         raise ValueError(f"rank={rank}: a layer needs a rank of at least 1")
