@@ -10,6 +10,7 @@ from fullrank._optional import require
 
 require("transformers", "compress")
 
+from fullrank.compress.batch_norms import recalibrate_norms  # noqa: E402
 from fullrank.compress.beta_rank import (  # noqa: E402
     Deviations,
     beta_rank,
@@ -54,12 +55,12 @@ from fullrank.compress.maestro import (  # noqa: E402
     allocate_budget,
     decompose,
     export,
-    recalibrate_norms,
     recompose,
     sweep,
     truncate,
 )
 from fullrank.compress.maestro_layers import MaestroConv2d, MaestroLayer, MaestroLinear  # noqa: E402
+from fullrank.compress.maestro_trainer import MaestroCallback, MaestroMixin  # noqa: E402
 from fullrank.compress.method import Job, Method, Replaced  # noqa: E402
 from fullrank.compress.methods import METHODS  # noqa: E402
 from fullrank.compress.proving import (  # noqa: E402
@@ -91,6 +92,8 @@ if TYPE_CHECKING:
     from fullrank.compress.importances import BetaRankImportance, HRankImportance, LayerScoreImportance
 
 __all__ = [
+    "MaestroCallback",
+    "MaestroMixin",
     "MaestroLinear",
     "MaestroLayer",
     "MaestroConv2d",

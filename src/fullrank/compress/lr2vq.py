@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullrank.compress.batch_norms import recalibrate_norms
 from fullrank.compress.layers import Layer, replace_module
 from fullrank.compress.vq_dimension import DimEstimate, DimTable, estimate_dim
 from fullrank.compress.vq_layers import VQConv2d, VQLayer, VQLinear, VQSettings
@@ -146,7 +147,7 @@ def finalize(model: nn.Module, batches: Iterable[Any] = ()) -> nn.Module:
     """
     for layer in _layers(model, "soft", "finalize() comes after prepare() and cluster()"):
         layer.harden()
-    _normalise(model, batches)
+    recalibrate_norms(model, batches, lambda m, batch: m(**batch) if isinstance(batch, dict) else m(batch))
     return model
 
 
@@ -246,21 +247,3 @@ def _layers(model: nn.Module, mode: str, order: str) -> list[VQLayer]:
         found = f"has layers in mode {', '.join(sorted(other))}" if other else "has no quantised layer"
         raise RuntimeError(f"{type(model).__name__} {found}: {order}")
     return layers
-
-
-def _normalise(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Estimate the running statistics of batch normalisations from batches."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    kept = [(norm.momentum, norm.training) for norm in norms]
-    began = False
-    for batch in batches if norms else ():
-        if not began:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # a plain average
-                norm.train()
-            began = True
-        model(**batch) if isinstance(batch, dict) else model(batch)
-    for norm, (momentum, training) in zip(norms, kept, strict=True):
-        norm.momentum = momentum
-        norm.train(training)

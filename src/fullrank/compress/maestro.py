@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from fullrank.compress.batch_norms import recalibrate_norms
 from fullrank.compress.layers import LINEAR, Targets, matches, replace_module, shared_weights
 from fullrank.compress.maestro_layers import MaestroConv2d, MaestroLayer, MaestroLinear
 
@@ -260,27 +261,6 @@ class LoD:
         """Go on where another one stood."""
         self.step, self.seed, self.lam = state["step"], state["seed"], state["lam"]
         self._order = (-1, [])
-
-
-@torch.no_grad()
-def recalibrate_norms(model: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any]) -> None:
-    """Take the running statistics of a model's batch norms anew, as plain means over batches.
-
-    Sampled passes disturb them, and every width that is deployed has statistics of its own.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    training, momenta = model.training, [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean
-    model.train()
-    for batch in batches:
-        forward(model, batch)
-    model.train(training)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def allocate_budget(
