@@ -63,6 +63,7 @@ from fullrank.compress.maestro_layers import MaestroConv2d, MaestroLayer, Maestr
 from fullrank.compress.maestro_trainer import MaestroCallback, MaestroMixin  # noqa: E402
 from fullrank.compress.method import Job, Method, Replaced  # noqa: E402
 from fullrank.compress.methods import METHODS  # noqa: E402
+from fullrank.compress.onnx_export import export_onnx  # noqa: E402
 from fullrank.compress.proving import (  # noqa: E402
     Latency,
     ProofReport,
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from fullrank.compress.importances import BetaRankImportance, HRankImportance, LayerScoreImportance
 
 __all__ = [
+    "export_onnx",
     "MaestroCallback",
     "MaestroMixin",
     "MaestroLinear",
