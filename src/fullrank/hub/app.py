@@ -14,7 +14,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from fullrank import papers
 from fullrank._optional import MissingExtra
-from fullrank.hub import adaptations, adapter_comparisons, analyses, compressions, feed, runs, segmenting
+from fullrank.hub import adaptations, adapter_comparisons, analyses, chirping, compressions, feed, runs, segmenting
 from fullrank.hub.allowed import NotAllowed
 from fullrank.hub.jobs import Jobs, TooMany
 from fullrank.hub.libraries import load_search
@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.store = store
     app.state.jobs = Jobs(settings, store)
-    for room in (feed, runs, analyses, adaptations, adapter_comparisons, compressions, segmenting):
+    for room in (feed, runs, analyses, adaptations, adapter_comparisons, compressions, segmenting, chirping):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(packages=[("fullrank.hub", "static")]), name="static")
     for kind, status in _STATUS.items():

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _BODY = 64 * 1024  # bytes; forms here are a few words
-_UPLOADS = {"/segment": 8 * 1024**2}  # address -> bytes, where a file is sent
+_UPLOADS = {"/segment": 8 * 1024**2, "/chirps": 8 * 1024**2}  # address -> bytes, where a file is sent
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self'; img-src 'self' data:; "
