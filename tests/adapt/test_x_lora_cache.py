@@ -104,3 +104,21 @@ def test_training_keeps_no_cache():
     model = mixture("llama").train()
     assert model(**inputs("llama")).past_key_values is None
     assert isinstance(model.eval()(**inputs("llama")).past_key_values, XLoraCache)
+
+
+def test_experts_that_change_between_two_generations_are_seen():
+    model = mixture("llama")
+    given = prompt(1) | {
+        "max_new_tokens": 6,
+        "do_sample": False,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
+    before = model.generate(**given).logits[0]
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(3)
+    changed = model.generate(**given).logits[0]
+    assert not torch.equal(before, changed)
+    torch.testing.assert_close(changed, model.generate(**given, use_cache=False).logits[0])

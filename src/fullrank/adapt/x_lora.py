@@ -156,7 +156,8 @@ class XLoraModel(ScalingControls, PeftModel):
         cached = kwargs.get("use_cache", settings.use_cache) is not False
         if cached and kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = XLoraCache(inner.config)
-        return inner.generate(*args, **kwargs)
+        with torch.no_grad(), self._pass.keep_steady():
+            return inner.generate(*args, **kwargs)
 
     def _before(self, inner: PreTrainedModel, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """The scaling pass, and everything set for the mixed pass to follow."""

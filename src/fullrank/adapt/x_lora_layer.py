@@ -67,11 +67,22 @@ class CurrentPass:
     Attributes:
         scalings: None is the base model.
         compiling: whether the model is being compiled; asking costs more than a small layer does.
+        steady: names a span of time in which no expert changes; None outside one.
     """
 
     def __init__(self) -> None:
         self.scalings: Scalings | None = None
         self.compiling = False
+        self.steady: object | None = None
+
+    @contextmanager
+    def keep_steady(self) -> Iterator[None]:
+        """Promise that no expert changes inside the context: looking for changes costs more than a small layer does."""
+        before, self.steady = self.steady, object()
+        try:
+            yield
+        finally:
+            self.steady = before
 
     @contextmanager
     def use(self, scalings: Scalings | None) -> Iterator[None]:
@@ -123,6 +134,7 @@ class MixedLayer:
         self.experts = [(number, expert) for number, expert in enumerate(experts) if expert in down]
         self._factors = [] if self.embedding else [(down[e], self.layer.lora_B[e]) for _, e in self.experts]
         self._kept: tuple[tuple, Stack] | None = None
+        self._seen: object | None = None  # the steady span in which the stack was last looked at
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output in the current pass."""
@@ -149,6 +161,9 @@ class MixedLayer:
 
     def stack(self) -> Stack:
         """The experts side by side; kept as long as none of them changes."""
+        steady = self.current.steady is not None and self._seen is self.current.steady and not self.current.compiling
+        if steady and self._kept is not None:
+            return self._kept[1]
         pairs = self._pairs()
         scales = [self.layer.scaling[expert] for _, expert in self.experts]
         learning = torch.is_grad_enabled() and any(weight.requires_grad for pair in pairs for weight in pair)
@@ -159,6 +174,7 @@ class MixedLayer:
         if self._kept is None or self._kept[0] != state:
             with torch.no_grad(), torch.inference_mode(False):
                 self._kept = (state, self._stacked(pairs, scales))
+        self._seen = self.current.steady
         return self._kept[1]
 
     def _scale(self, inner: Tensor, stack: Stack, scalings: Scalings) -> Tensor:
