@@ -1,0 +1,49 @@
+"""Sentences and terms of texts in scripts with and without spaces."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# A full stop of East Asia ends a sentence; one of the West if white space follows; and so does an empty line.
+_END = re.compile(r"""[。！？｡]+["'”’」』）)\]]*\s*|[.!?…]+["'”’)\]]*\s+|\s*\n\s*\n\s*""")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(“\"'])(?:[^\W\d_]|(?:[^\W\d_]\.)+[^\W\d_]|mr|mrs|ms|dr|prof|st|jr|sr|gen|col|lt|capt|sgt|rep|sen|gov|rev|"
+    r"hon|no|vol|fig|eq|pp|ed|eds|inc|ltd|co|corp|vs|cf|al|etc|ca|approx|dept|univ)\.$",
+    re.IGNORECASE,
+)
+_SPACELESS = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003134f"
+)
+_PIECE = re.compile(rf"[{_SPACELESS}]+|[^\W_{_SPACELESS}]+")
+_HAN = re.compile(rf"[{_SPACELESS}]")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each as it stands there, without white space around."""
+    found: list[str] = []
+    start = 0
+    for end in _END.finditer(text):
+        if _goes_on(text, start, end):
+            continue
+        found.append(text[start : end.end()].strip())
+        start = end.end()
+    found.append(text[start:].strip())
+    return [sentence for sentence in found if sentence]
+
+
+def terms(text: str) -> list[str]:
+    """What a text can be found by: words, lower-cased; of scripts without spaces, characters and pairs of them."""
+    found: list[str] = []
+    for piece in _PIECE.findall(unicodedata.normalize("NFKC", text).lower()):
+        found += [piece[i : i + 2] for i in range(len(piece) - 1)] + list(piece) if _HAN.match(piece) else [piece]
+    return found
+
+
+def _goes_on(text: str, start: int, end: re.Match[str]) -> bool:
+    """Whether the sentence goes on after this mark: after an abbreviation or an initial, or with a small letter."""
+    if not end[0].startswith("."):
+        return False
+    following = text[end.end() : end.end() + 1]
+    return following.islower() or _ABBREVIATION.search(text[start : end.start() + 1]) is not None
