@@ -45,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         body = json.loads(self.rfile.read(length)) if length else {}
         request = {"path": self.path, "key": self.headers.get("Authorization"), **body}
+        request["account"] = self.headers.get("OpenAI-Organization")
         with server.lock:
             server.requests.append(request)
             server.now += 1
@@ -180,6 +181,16 @@ def test_a_server_that_stays_busy():
         assert len(server.requests) == 3
 
 
+def test_after_a_failure_the_rest_is_not_asked():
+    with (
+        serving(lambda request: (400, {}, {"error": {"message": "no"}})) as server,
+        asking(server, concurrency=2) as model,
+        pytest.raises(RuntimeError, match="refused with 400"),
+    ):
+        model.complete(["a"] * 50)
+    assert len(server.requests) < 25
+
+
 def test_no_answer_in_time():
     free = threading.Event()
 
@@ -253,6 +264,7 @@ def test_a_refusal_is_told_in_one_line():
 
 def test_keys_go_where_they_belong_and_are_never_told(monkeypatch, caplog):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     with caplog.at_level(logging.DEBUG), serving(echo) as server:
         with asking(server) as model:
             model.complete(["a"])
@@ -265,6 +277,7 @@ def test_keys_go_where_they_belong_and_are_never_told(monkeypatch, caplog):
             with pytest.raises(TypeError, match="holds a key and connections"):
                 pickle.dumps(model)
         assert [request["key"] for request in server.requests] == ["Bearer none", "Bearer ours-1", "Bearer given-1"]
+        assert not any(request["account"] for request in server.requests)
     assert ServerModel("https://api.openai.com/v1", "m")._key == KEY
     assert not any(key in caplog.text for key in (KEY, "ours-1", "given-1"))
 
@@ -292,6 +305,15 @@ def test_the_only_model_needs_no_name(names, complaint):
         offered["data"] = [{"id": "only", "object": "model", "created": 0, "owned_by": "o"}]
         model = ServerModel(server.url, retries=0)
         assert model.model == "only"
+        model.close()
+
+
+@pytest.mark.parametrize("content", [b"<html>log in</html>", [1], {"data": [1]}, "no", {"data": None}])
+def test_names_that_cannot_be_read(content):
+    with serving(lambda request: (200, {}, content)) as server:
+        model = ServerModel(server.url, retries=0)
+        with pytest.raises((RuntimeError, ValueError), match=r"cannot be read|offers the models none"):
+            model.complete(["a"])
         model.close()
 
 

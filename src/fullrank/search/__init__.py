@@ -1,26 +1,48 @@
 """Retrieve, re-rank, answer: protocols, runs and judgements, lexical, dense and hybrid retrieval."""
 
+from fullrank.search.answering import Answered, answer_questions
+from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, SelfConsistencyRAG, ZeroShot
 from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
+from fullrank.search.extractive import ExtractiveReader
 from fullrank.search.fusion import reciprocal_rank_fusion
+from fullrank.search.fusion_in_decoder import FusionInDecoder
 from fullrank.search.hybrid import HybridRetriever
+from fullrank.search.language_model import FunctionModel, LanguageModel
+from fullrank.search.local_model import TransformersModel
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever
+from fullrank.search.react import ReActRAG
 from fullrank.search.run import Qrels, Run
+from fullrank.search.server_model import ServerModel
 
 __all__ = [
     "Answer",
+    "Answered",
     "BM25Retriever",
+    "BasicRAG",
+    "ChainOfThoughtRAG",
     "DenseRetriever",
     "Document",
     "Encoder",
+    "ExtractiveReader",
+    "FunctionModel",
+    "FusionInDecoder",
     "Generator",
     "HybridRetriever",
+    "InContextRALM",
+    "LanguageModel",
     "Qrels",
     "Queries",
     "Ranking",
+    "ReActRAG",
     "Reranker",
     "Retriever",
     "Run",
+    "SelfConsistencyRAG",
+    "ServerModel",
+    "TransformersModel",
+    "ZeroShot",
+    "answer_questions",
     "load_encoder",
     "reciprocal_rank_fusion",
 ]

@@ -82,7 +82,7 @@ class ServerModel:
             ConnectionError, TimeoutError, RuntimeError: see `complete`.
         """
         if self._model is None:
-            offered = [entry.id for entry in self._ask(lambda client: list(client.models.list()))]
+            offered = self._ask(lambda client: [entry.id for entry in client.models.list()])
             if len(offered) != 1:
                 names = ", ".join(offered[:10]) or "none"
                 raise ValueError(f"{self.base_url} offers the models {names}; name one of them: model=...")
@@ -117,8 +117,11 @@ class ServerModel:
             sampled = {"seed": seed + number} if temperature > 0 else {}  # the same prompt twice gives two samples
             return before(self._completion(prompts[number], options | sampled), stop)
 
-        with ThreadPoolExecutor(min(self.concurrency, len(prompts))) as pool:
+        pool = ThreadPoolExecutor(min(self.concurrency, len(prompts)))
+        try:
             return list(pool.map(ask, range(len(prompts))))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure the rest is not asked
 
     def close(self) -> None:
         """Close the connections; the next completion opens others."""
@@ -135,8 +138,13 @@ class ServerModel:
 
     @cached_property
     def _client(self) -> Any:
+        account = {} if self._at_openai else {"organization": "", "project": ""}  # not those of the environment
         return self._openai.OpenAI(
-            base_url=self.base_url, api_key=self._key or "none", timeout=self.timeout, max_retries=self.retries
+            base_url=self.base_url,
+            api_key=self._key or "none",
+            timeout=self.timeout,
+            max_retries=self.retries,
+            **account,
         )
 
     def _completion(self, prompt: str, options: dict[str, Any]) -> str:
@@ -178,7 +186,12 @@ class ServerModel:
             ) from None
         except openai.APIStatusError as error:
             raise RuntimeError(f"{self.base_url} refused with {error.status_code}: {self._said(error)}") from None
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: its answer is no JSON
+        except (
+            openai.OpenAIError,
+            ValueError,
+            AttributeError,
+            TypeError,
+        ) as error:  # its answer is no JSON, or another
             raise RuntimeError(f"{self.base_url} gave an answer that cannot be read: {self._said(error)}") from None
 
     def _said(self, error: Exception) -> str:
