@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from fullrank.search.sentences import terms
+from fullrank.search.sentences import COMMON, terms
 
 _NUMBER_WORD = (
     r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand|million|billion|trillion|"
@@ -43,14 +43,6 @@ _NAME = (
         r"[“\"《「『][^”\"》」』]{2,60}[”\"》」』]|[\u4e00-\u9fff]{1,6}(?:·[\u4e00-\u9fff]{1,8})+",
     ),
 )
-# Words that ask or join: neither what a question names nor an answer.
-_COMMON = frozenset(
-    terms(
-        "a an the of in on at to and or for is are was were be been being by with as that which who whom what when "
-        "where why how did does do has have had it its from this these those s he she they his her their not but also "
-        "into than 的,了,在,是,和,与,有,被,为,从,到,对,于"
-    )
-)
 
 
 def answer_span(question: str, sentence: str) -> str:
@@ -59,7 +51,7 @@ def answer_span(question: str, sentence: str) -> str:
     When, how many, and who, which or what are looked for by how dates, numbers and names are written in English and in
     Chinese; any other answer is the longest part between commas that the question does not name.
     """
-    asked = frozenset(terms(question)) - _COMMON
+    asked = frozenset(terms(question)) - COMMON
     for asks, looks in (_TIME, _COUNT, _NAME):
         if not asks.search(question):
             continue
@@ -73,7 +65,7 @@ def answer_span(question: str, sentence: str) -> str:
 
 def _is_new(text: str, asked: frozenset[str]) -> bool:
     """Whether a text says something that the question does not."""
-    return not set(terms(text)) <= asked | _COMMON
+    return not set(terms(text)) <= asked | COMMON
 
 
 def _named(sentence: str, asked: frozenset[str]) -> list[int]:

@@ -14,7 +14,7 @@ from fullrank.search.answer_spans import answer_span
 from fullrank.search.answers import asked
 from fullrank.search.dense import Encoder
 from fullrank.search.protocols import Answer, Document
-from fullrank.search.sentences import sentences, terms
+from fullrank.search.sentences import COMMON, sentences, terms
 
 _K1, _B = 1.2, 0.4  # sentences differ in length less than documents do: a weak normalisation
 
@@ -76,12 +76,16 @@ class ExtractiveReader:
 
 
 def bm25(question: str, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
-    """BM25 of a few texts among themselves: sum_t q_t ln(1 + (N - n_t + 0.5) / (n_t + 0.5)) f_t / (f_t + K)."""
+    """BM25 of a few texts among themselves: sum_t q_t ln(1 + (N - n_t + 0.5) / (n_t + 0.5)) f_t / (f_t + K).
+
+    Terms t of the question that only ask or join words (`COMMON`) do not count, if others are left.
+    """
     counts = [Counter(terms(text)) for text in texts]
     lengths = np.array([sum(count.values()) for count in counts], dtype=np.float64)
     norm = _K1 * (1 - _B + _B * lengths / max(lengths.mean(), 1))
     scores = np.zeros(len(texts))
-    for term, times in Counter(terms(question)).items():
+    wanted = [term for term in terms(question) if term not in COMMON] or terms(question)
+    for term, times in Counter(wanted).items():
         frequency = np.array([count[term] for count in counts], dtype=np.float64)
         holding = int(np.count_nonzero(frequency))
         weight = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))

@@ -41,6 +41,16 @@ def terms(text: str) -> list[str]:
     return found
 
 
+# Words that ask or join: neither what a question names nor an answer.
+COMMON = frozenset(
+    terms(
+        "a an the of in on at to and or for is are was were be been being by with as that which who whom what when "
+        "where why how did does do has have had it its from this these those s he she they his her their not but also "
+        "into than 的,了,在,是,和,与,有,被,为,从,到,对,于"
+    )
+)
+
+
 def _goes_on(text: str, start: int, end: re.Match[str]) -> bool:
     """Whether the sentence goes on after this mark: after an abbreviation or an initial, or with a small letter."""
     if not end[0].startswith("."):
