@@ -86,7 +86,7 @@ def test_the_order_of_the_contexts_counts():
     later = [
         Document("x", "A capital of old."),
         *[Document(f"n{n}", "Nothing.") for n in range(8)],
-        Document("y", "The capital is Bern."),
+        Document("y", "The capital of old and new capital ways."),
     ]
     assert ExtractiveReader(trust=5.0).answer("Which is the capital?", later).sources == ("x",)
     assert ExtractiveReader(trust=0.0).answer("Which is the capital?", later).sources == ("y",)
@@ -117,7 +117,7 @@ def test_a_span_stands_in_the_sentence(question, sentence):
 
 
 def test_spans_as_answers():
-    answer = ExtractiveReader("span").answer("How many inhabitants has France?", [PARIS])
+    answer = ExtractiveReader("span").answer("How many inhabitants does it have, in million?", [PARIS])
     assert answer.text == "68 million"
     assert answer.metadata["sentence"] == "It has 68 million inhabitants."
     assert answer.metadata["score"] > 0
