@@ -38,17 +38,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", type=Path, default=DEFAULT_GOLDEN, help="folder of golden cases: DIR/SLUG/CASE.json")
 
 
-def golden_cases(root: Path, slug: str) -> list[GoldenCase]:
+def golden_cases(root: Path, slug: str, kind: str | None = None) -> list[GoldenCase]:
     folder = root / slug
-    return [GoldenCase(slug, file.stem, folder) for file in sorted(folder.glob("*.json"))]
+    cases = [GoldenCase(slug, file.stem, folder) for file in sorted(folder.glob("*.json"))]
+    return cases if kind is None else [case for case in cases if case.spec["kind"] == kind]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`@pytest.mark.golden("slug")` on a test that takes `case`: one test for every case of that paper."""
+    """`@pytest.mark.golden("slug")` on a test that takes `case`: one test for every case of that paper.
+
+    `@pytest.mark.golden("slug", kind="...")` takes those whose `.json` says that they are of that kind.
+    """
     marker = metafunc.definition.get_closest_marker("golden")
     if marker is None or "case" not in metafunc.fixturenames:
         return
-    cases = golden_cases(metafunc.config.getoption("--golden"), marker.args[0])
+    cases = golden_cases(metafunc.config.getoption("--golden"), *marker.args, **marker.kwargs)
     metafunc.parametrize("case", cases, ids=[case.name for case in cases])
 
 
