@@ -130,7 +130,9 @@ def test_a_conversation_uses_the_template(gpt, tokenizer):
         "{% if add_generation_prompt %} answer :{% endif %}"
     )
     try:
-        ids = TransformersModel(gpt, tokenizer, chat=True)._encoded("paris </s> berlin")
+        ids = TransformersModel(gpt, tokenizer)._encoded("paris </s> berlin")
+        assert TransformersModel(gpt, tokenizer, chat=True)._encoded("paris </s> berlin") == ids
+        assert TransformersModel(gpt, tokenizer, chat=False).count_tokens("paris") == 2
     finally:
         tokenizer.chat_template = None
     assert tokenizer.decode(ids).split()[:2] == ["<s>", "paris"]

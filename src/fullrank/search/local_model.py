@@ -24,8 +24,8 @@ class TransformersModel:
         model: an object, used where it is; or a name or folder, loaded at first use.
         tokenizer: an object; needed with a model object.
         batch_size: prompts at a time, of like length.
-        chat: whether a prompt is one message of a conversation, by the tokenizer's template; otherwise it is a text to
-            be continued.
+        chat: whether a prompt is one message of a conversation, by the tokenizer's template, or a text to be continued;
+            by default the former if there is a template.
         max_input_tokens: of a prompt; by default what the model's positions leave.
         device: where a named model goes.
         **options: for `from_pretrained`, such as `dtype` or `local_files_only`.
@@ -40,7 +40,7 @@ class TransformersModel:
         tokenizer: Any = None,
         *,
         batch_size: int = 8,
-        chat: bool = False,
+        chat: bool | None = None,
         max_input_tokens: int | None = None,
         device: str | torch.device = "cpu",
         **options: Any,
@@ -55,7 +55,7 @@ class TransformersModel:
         self._name: str | None = str(model) if named else None
         self._model, self._tokenizer = (None if named else model), tokenizer
         self._device, self._options = device, options
-        self.batch_size, self.chat, self.max_input_tokens = batch_size, chat, max_input_tokens
+        self.batch_size, self.max_input_tokens, self._chat = batch_size, max_input_tokens, chat
 
     @property
     def model(self) -> Any:
@@ -83,6 +83,11 @@ class TransformersModel:
             shared = {name: value for name, value in self._options.items() if name in _SHARED}
             self._tokenizer = self._loaded(require("transformers", "search").AutoTokenizer, shared)
         return self._tokenizer
+
+    @property
+    def chat(self) -> bool:
+        """Whether a prompt is one message of a conversation."""
+        return bool(self.tokenizer.chat_template) if self._chat is None else self._chat
 
     def complete(
         self,
