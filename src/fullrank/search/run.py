@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fullrank._files import write_text
 from fullrank._optional import require
+from fullrank.order import trec_order
 from fullrank.search import trec
 
 
@@ -40,13 +39,13 @@ class Run(dict[str, dict[str, float]]):
             ValueError: a score is not a number, or k is below 1.
         """
         scores = self.get(query_id, {})
-        ids = sorted(scores, reverse=True)
-        with np.errstate(over="ignore"):  # beyond float32 is infinity, as in trec_eval
-            values = np.array([scores[id] for id in ids], dtype=np.float32)
-        if np.isnan(values).any():
-            raise ValueError(f"query {query_id!r}: the score of {ids[int(np.isnan(values).argmax())]!r} is NaN")
-        order = np.argsort(-values, kind="stable")[: None if k is None else at_least_one(k)]
-        return [(ids[i], scores[ids[i]]) for i in order]
+        ids = list(scores)
+        try:
+            order = trec_order(ids, list(scores.values()))
+        except ValueError as error:
+            raise ValueError(f"query {query_id!r}: {error}") from error
+        first = len(ids) if k is None else at_least_one(k)
+        return [(ids[i], scores[ids[i]]) for i in order[:first].tolist()]
 
     def top(self, k: int) -> Run:
         """The run with the first k documents of every query, in order.
