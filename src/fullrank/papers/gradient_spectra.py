@@ -149,8 +149,8 @@ def study(trial: Trial) -> None:
     """Small language models trained on GSM8K; gradients of good, shuffled, foreign and bare responses."""
     import numpy as np
 
-    steps = trial.pick(smoke=6, quick=500, full=3000)
-    problems = trial.pick(smoke=6, quick=60, full=400)
+    steps = trial.pick(smoke=6, quick=200, full=3000)
+    problems = trial.pick(smoke=6, quick=40, full=400)
     models = [("llama", 96, seed) for seed in trial.seeds[:2]] + [("llama", 64, 0), ("gpt2", 96, 0), ("gpt2", 64, 0)]
     work = len(models) * 2
     measured: dict[tuple[str, int, int], dict[str, Any]] = {}
