@@ -1,5 +1,6 @@
 """Retrieve, re-rank, answer: protocols, runs and judgements, lexical, dense and hybrid retrieval."""
 
+from fullrank.order import Evaluation, evaluate
 from fullrank.search.answering import Answered, answer_questions
 from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, SelfConsistencyRAG, ZeroShot
 from fullrank.search.bm25 import BM25Retriever
@@ -16,6 +17,8 @@ from fullrank.search.run import Qrels, Run
 from fullrank.search.server_model import ServerModel
 
 __all__ = [
+    "Evaluation",
+    "evaluate",
     "Answer",
     "Answered",
     "BM25Retriever",
