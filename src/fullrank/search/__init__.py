@@ -5,6 +5,7 @@ from fullrank.search.answering import Answered, answer_questions
 from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, SelfConsistencyRAG, ZeroShot
 from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
+from fullrank.search.dq_lore import LoReReranker
 from fullrank.search.extractive import ExtractiveReader
 from fullrank.search.fusion import reciprocal_rank_fusion
 from fullrank.search.fusion_in_decoder import FusionInDecoder
@@ -17,6 +18,7 @@ from fullrank.search.run import Qrels, Run
 from fullrank.search.server_model import ServerModel
 
 __all__ = [
+    "LoReReranker",
     "Evaluation",
     "evaluate",
     "Answer",

@@ -1,0 +1,158 @@
+"""Sets of exemplars that are relevant and unlike each other: determinantal point processes, as CEIL uses them.
+
+L_ij = r_i S_ij r_j with S_ij = (1 + cos(e_i, e_j)) / 2, r_i = exp((s_i - max s) / (2 scale)) and
+s_i = (1 + cos(q, e_i)) / 2 (Ye et al. 2023, "Compositional Exemplars for In-context Learning").
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+_EPS = 1e-10
+
+
+def dpp_relevance(
+    query: Float[Tensor, "*batch d"],
+    candidates: Float[Tensor, "*batch M d"],
+    scale: float = 0.1,
+    unit_length: bool = False,
+) -> Float[Tensor, "*batch M"]:
+    """r: relevance of every candidate for the query, 1 for the most relevant one; see `dpp_kernel`.
+
+    Raises:
+        ValueError: scale is not positive.
+    """
+    if not scale > 0:
+        raise ValueError(f"scale={scale} is not accepted; it is positive, by custom 0.1")
+    if not unit_length:
+        query, candidates = normalize(query, dim=-1), normalize(candidates, dim=-1)
+    cosine = (candidates * query.unsqueeze(-2)).sum(-1)
+    similarity = (1 + cosine) / 2
+    return torch.exp((similarity - similarity.amax(-1, keepdim=True)) / (2 * scale))
+
+
+def dpp_kernel(
+    query: Float[Tensor, "*batch d"],
+    candidates: Float[Tensor, "*batch M d"],
+    scale: float = 0.1,
+    unit_length: bool = False,
+) -> Float[Tensor, "*batch M M"]:
+    """L = r S r^T.
+
+    Args:
+        query: one vector for every set of candidates.
+        candidates: their vectors.
+        scale: the smaller, the more relevance counts against variety.
+        unit_length: the vectors have unit length already, as those of CEIL's encoder; they are taken as they are.
+
+    Raises:
+        ValueError: scale is not positive.
+    """
+    r = dpp_relevance(query, candidates, scale, unit_length)
+    unit = candidates if unit_length else normalize(candidates, dim=-1)
+    return r.unsqueeze(-1) * (1 + unit @ unit.mT) / 2 * r.unsqueeze(-2)
+
+
+def greedy_map(kernel: Float[Tensor, "M M"], n: int) -> list[int]:
+    """The likeliest set, greedily: O(n M) a step by updates of a Cholesky factor (Chen, Zhang and Zhou 2018).
+
+    Args:
+        kernel: L, symmetric and positive semi-definite.
+        n: how many items at most; fewer where the rest adds no volume.
+
+    Returns:
+        Items in the order of their choice.
+
+    Raises:
+        ValueError: n below 1, or a kernel that is not square.
+    """
+    _check(kernel, n)
+    L = kernel.detach().double()
+    rows = torch.zeros(min(n, len(L)), len(L), dtype=L.dtype)  # of the Cholesky factor, one a step
+    gain = L.diagonal().clone()
+    chosen: list[int] = []
+    while len(chosen) < min(n, len(L)):
+        item = int(gain.argmax())
+        if gain[item] < _EPS:
+            break
+        step = len(chosen)
+        row = (L[item] - rows[:step].mT @ rows[:step, item]) / gain[item].sqrt()
+        rows[step] = row
+        gain = gain - row.square()
+        gain[item] = -torch.inf
+        chosen.append(item)
+    return chosen
+
+
+def k_dpp_sample(kernel: Float[Tensor, "M M"], n: int, generator: torch.Generator | None = None) -> list[int]:
+    """A random set of n items, with probability proportional to the determinant of its kernel (Kulesza, Taskar 2011).
+
+    Args:
+        kernel: L, symmetric and positive semi-definite.
+        n: size of the set.
+        generator: of the random numbers.
+
+    Raises:
+        ValueError: n below 1 or above the kernel's rank, or a kernel that is not square.
+    """
+    _check(kernel, n)
+    values, vectors = torch.linalg.eigh(kernel.detach().double())
+    values = values.clamp(min=0)
+    rank = int((values > _EPS * values.max()).sum())
+    if n > rank:
+        raise ValueError(f"n={n} is above the kernel's rank of {rank}: no set of that size has a volume")
+    V = vectors[:, _elementary_choice(values, n, generator)]
+    chosen: list[int] = []
+    for _ in range(n):
+        weight = V.square().sum(1).clamp(min=0)
+        weight[chosen] = 0
+        item = int(torch.multinomial(weight, 1, generator=generator))
+        chosen.append(item)
+        V = _without(V, item)
+    return chosen
+
+
+def log_volumes(kernel: Float[Tensor, "batch M M"], sets: Int[Tensor, "batch sets n"]) -> Float[Tensor, "batch sets"]:
+    """log |det| of the sub-kernel of every set."""
+    batch = torch.arange(len(kernel), device=kernel.device)[:, None, None, None]
+    parts = kernel[batch, sets.unsqueeze(-1), sets.unsqueeze(-2)]
+    return torch.linalg.slogdet(parts).logabsdet
+
+
+def _elementary_choice(values: Tensor, n: int, generator: torch.Generator | None) -> list[int]:
+    """Which eigenvectors span the sample: by elementary symmetric polynomials E_l^m of the eigenvalues."""
+    M = len(values)
+    scaled = values / values.max()  # the choice does not depend on the scale, and the products stay finite
+    E = torch.zeros(n + 1, M + 1, dtype=values.dtype)
+    E[0] = 1
+    for size in range(1, n + 1):
+        for m in range(1, M + 1):
+            E[size, m] = E[size, m - 1] + scaled[m - 1] * E[size - 1, m - 1]
+    chosen: list[int] = []
+    left = n
+    for m in range(M, 0, -1):
+        if left == 0:
+            break
+        share = 1.0 if m == left else float(scaled[m - 1] * E[left - 1, m - 1] / E[left, m])
+        if float(torch.rand((), generator=generator)) < share:
+            chosen.append(m - 1)
+            left -= 1
+    return chosen
+
+
+def _without(V: Float[Tensor, "M n"], item: int) -> Tensor:
+    """An orthonormal basis of the part of V's span that is orthogonal to an item."""
+    pivot = int(V[item].abs().argmax())
+    rest = [column for column in range(V.shape[1]) if column != pivot]
+    reduced = V[:, rest] - V[:, pivot : pivot + 1] * (V[item, rest] / V[item, pivot])
+    return torch.linalg.qr(reduced).Q
+
+
+def _check(kernel: Tensor, n: int) -> None:
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(f"kernel has shape {tuple(kernel.shape)}; a square matrix is needed")
+    if n < 1:
+        raise ValueError(f"n={n} is not accepted; at least 1 item is needed")

@@ -1,0 +1,168 @@
+"""LoRe against an independent derivation, scikit-learn's PCA, and its own formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+
+from fullrank.search import Document, LoReReranker
+
+from .conftest import HashEncoder
+
+pytestmark = pytest.mark.filterwarnings("ignore:n_components=.*nothing is dropped")
+
+
+@pytest.mark.golden("dq-lore", kind="LoRe re-ranking")
+def test_agrees_with_the_derivation(case):
+    spec, known = case.spec, case.tensors
+    X = known["embeddings"].double()
+    for k in spec["k_values"]:
+        lore = LoReReranker(k)
+        gram = lore.reduced_gram(X.unsqueeze(0))[0]
+        torch.testing.assert_close(gram, known[f"gram_k{k}"], rtol=1e-4, atol=1e-4 * float(gram.abs().max()))
+        for similarity in ("inner", "rbf"):
+            lore = LoReReranker(k, similarity, sigma=spec["sigma"])
+            order, scores = lore.rank(X[0], X[1:])
+            values = torch.empty_like(scores)
+            values[order] = scores
+            expected = known[f"{similarity}_k{k}"]
+            torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+            _same_order(order, known[f"order_{similarity}_k{k}"], known[f"{_key(similarity)}_k{k}"])
+    torch.testing.assert_close(_scores(LoReReranker(None), X), known["centred_inner"], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(_scores(LoReReranker(None, center=False), X), known["plain_inner"], rtol=1e-4, atol=1e-3)
+    values = known["singular_values"]
+    lore = LoReReranker(len(X) - 1)
+    lore.transform(X)
+    ratio = lore.explained_variance_ratio_
+    torch.testing.assert_close(ratio, (values.square() / values.square().sum())[: len(ratio)], rtol=1e-4, atol=1e-8)
+
+
+def _key(similarity):
+    return "inner" if similarity == "inner" else "sqdist"
+
+
+def _same_order(order, expected, values):
+    """The same but for ties of 1e-5."""
+    near = 1e-5 * float(values.abs().max())
+    for mine, theirs in zip(order.tolist(), expected.tolist(), strict=True):
+        assert abs(float(values[mine] - values[theirs])) <= near
+
+
+def _scores(lore, X):
+    order, scores = lore.rank(X[0], X[1:])
+    values = torch.empty_like(scores)
+    values[order] = scores
+    return values
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 9), st.integers(3, 12), st.integers(1, 8), st.sampled_from(["inner", "cosine", "rbf"]))
+def test_is_principal_component_analysis(M, d, k, similarity):
+    X = np.random.default_rng(M * 100 + d).standard_normal((M + 1, d))
+    Z = PCA(min(k, M, d), svd_solver="full").fit_transform(X)
+    order, scores = LoReReranker(k, similarity, sigma=1.5).rank(X[0], X[1:])
+    inner = Z[1:] @ Z[0]
+    known = {
+        "inner": inner,
+        "cosine": inner / np.maximum(np.linalg.norm(Z[1:], axis=1) * np.linalg.norm(Z[0]), 1e-12),
+        "rbf": np.exp(-np.square(Z[1:] - Z[0]).sum(1) / (2 * 1.5**2)),
+    }[similarity]
+    np.testing.assert_allclose(scores, known[order], rtol=1e-8, atol=1e-8)
+    assert sorted(order.tolist()) == list(range(M))
+    np.testing.assert_allclose(np.abs(LoReReranker(k).transform(X)[:, :1]), np.abs(Z[:, :1]), atol=1e-8)
+
+
+def test_a_batch_with_gaps_is_every_query_by_itself():
+    generator = torch.Generator().manual_seed(0)
+    Q, C = torch.randn(3, 6, generator=generator), torch.randn(3, 9, 6, generator=generator)
+    mask = torch.tensor([[True] * 9, [True] * 5 + [False] * 4, [False, True] * 4 + [False]])
+    for similarity in ("inner", "cosine", "rbf"):
+        lore = LoReReranker(3, similarity)
+        order, scores = lore.rank(Q, C, mask=mask)
+        for number in range(3):
+            present = mask[number].nonzero().flatten()
+            alone, values = lore.rank(Q[number], C[number][present])
+            count = len(present)
+            assert order[number][:count].tolist() == present[alone].tolist()
+            torch.testing.assert_close(scores[number][:count], values, rtol=1e-4, atol=1e-5)
+            assert (scores[number][count:] == -torch.inf).all()
+    assert lore.rank(Q, C, k=2)[0].shape == (3, 2)
+
+
+def test_a_narrow_cone_is_opened():
+    """Candidates that share a large direction: the plain inner product follows their length, LoRe what differs."""
+    generator = np.random.default_rng(0)
+    informative = generator.standard_normal((64, 8))
+    cone = 50 * np.ones(64)
+    rows = np.concatenate([np.zeros((64, 56)), informative], 1) + cone * generator.uniform(0.9, 1.1, (64, 1))
+    query = np.concatenate([np.zeros(56), informative[:8].mean(0)]) + cone
+    wanted = set(np.argsort(-(informative @ informative[:8].mean(0)))[:8].tolist())
+
+    def found(lore):
+        return len(wanted & set(lore.rank(query, rows, 8)[0].tolist()))
+
+    assert found(LoReReranker(None, center=False)) < 4
+    with pytest.warns(UserWarning, match="says nothing"):
+        assert LoReReranker(4).rank(query, rows[:1])[0].tolist() == [0]
+
+
+def test_kinds_of_numbers_come_back_as_they_came():
+    X = np.random.default_rng(0).standard_normal((5, 4))
+    order, scores = LoReReranker(2).rank(X[0].astype(np.float16), X[1:].astype(np.float16))
+    assert isinstance(order, np.ndarray)
+    assert scores.dtype == np.float32
+    half = torch.from_numpy(X).to(torch.bfloat16)
+    assert LoReReranker(2).rank(half[0], half[1:])[1].dtype == torch.float32
+    assert LoReReranker(2).rank(torch.from_numpy(X)[0], torch.from_numpy(X)[1:])[1].dtype == torch.float64
+
+
+def test_equal_candidates_keep_their_order_and_zero_vectors_score_nothing():
+    X = np.ones((4, 3))
+    assert LoReReranker(1).rank(X[0], X[1:])[0].tolist() == [0, 1, 2]
+    order, scores = LoReReranker(None, "cosine", center=False).rank(np.ones(3), np.array([[0, 0, 0], [1, 1, 1.0]]))
+    assert order.tolist() == [1, 0]
+    assert scores.tolist() == pytest.approx([1, 0])
+
+
+def test_texts_are_ordered_by_an_encoder():
+    documents = [Document(f"d{number}", f"text {number}") for number in range(6)]
+    lore = LoReReranker(2, encoder=HashEncoder())
+    ranking = lore.rerank("a query", documents)
+    assert [document.id for document in ranking.documents] == [
+        f"d{place}" for place in lore.order("a query", [document.searched for document in documents])
+    ]
+    assert list(ranking.scores) == [6, 5, 4, 3, 2, 1]
+    assert lore.rerank("a query", []).documents == ()
+
+
+def test_bad_calls(unchecked):
+    X = np.ones((3, 4))
+    for options, words in [
+        ({"n_components": 0}, "n_components=0 is not accepted; a whole number from 1"),
+        ({"n_components": 2.5}, "n_components=2.5"),
+        ({"similarity": "dot"}, "similarity='dot' is not known; accepted: inner, cosine, rbf"),
+        ({"center": "query"}, "center='query'"),
+        ({"sigma": 0}, "sigma=0 is not accepted"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            LoReReranker(**options)
+    lore = LoReReranker(1)
+    with pytest.raises(ValueError, match=r"query of shape \(4,\) and candidates of shape \(3, 5\) do not fit"):
+        lore.rank(X[0], np.ones((3, 5)))
+    with pytest.raises(ValueError, match="no candidates"):
+        lore.rank(X[0], X[:0])
+    X[2, 1] = np.nan
+    with pytest.raises(ValueError, match="candidate 1 of query 0 is not finite"):
+        lore.rank(X[0], X[1:])
+    with pytest.raises(ValueError, match="query 0 is not finite"):
+        lore.rank(X[2], X[:2])
+    with pytest.raises(ValueError, match="mask has shape"):
+        lore.rank(np.ones(4), np.ones((3, 4)), mask=[True])
+    with pytest.raises(ValueError, match=r"LoReReranker\(encoder=...\) is needed"):
+        lore.order("a", ["b"])
+    with pytest.warns(UserWarning, match="nothing is dropped"):
+        LoReReranker(9).rank(np.ones(4), np.eye(4))
