@@ -101,9 +101,8 @@ def test_metadata_noise_and_queries_of_several_terms():
     assert ranker.rank("unknown")[0] == ["c"]
     assert ranker.rank(["rock", "jazz"])[1] == [2.0, 0.0, 0.0]
     assert ranker.order("rock", ["c", "b"]) == [1, 0]
-    assert GRank(matcher=lambda query, item: query in item).fit([(0, "ro", "rock"), (0, "ro", "jazz")]).rank("ro")[0] == [
-        "rock", "jazz"
-    ]  # fmt: skip
+    by_text = GRank(matcher=lambda query, item: query in item).fit([(0, "ro", "rock"), (0, "ro", "jazz")])
+    assert by_text.rank("ro")[0] == ["rock", "jazz"]
     noisy = GRank(isolation=1, noise=1.0, catalogue=catalogue, seed=3)
     assert noisy.rank("rock")[0] == ["b", "a"]
     assert GRank().rank("nothing") == ([], [])
@@ -197,7 +196,7 @@ def test_bad_calls(call, words, unchecked):
 def test_unknown_nodes_and_queries(unchecked):
     with pytest.raises(LookupError, match="node 7 has no row in the log; known are 0"):
         GRank().similarity(7)
-    with pytest.raises(TypeError, match="query={'a': 1} is dict"):
+    with pytest.raises(TypeError, match="is dict; a term, or a list of terms"):
         GRank().rank({"a": 1})
     assert GRank().similarity() == {0: 0.0}
 

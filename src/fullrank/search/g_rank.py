@@ -1,6 +1,6 @@
 """G-Rank: ranking from the clicks of peers, each in the measure of its likeness to the owner (arXiv 2301.12530).
 
-R_i(k | Q) = sum_j C_kj(Q) (S_i(j) + F): rows of node j with the term Q and a click on k, weighted by the similarity of j.
+R_i(k | Q) = sum_j C_kj(Q) (S_i(j) + F): rows of node j with the term Q and a click on k, in the measure of j.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class GRank:
         for name, value, known in (("variant", variant, get_args(Variant)), ("match", match, get_args(Match))):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not known; accepted: {', '.join(known)}")
-        self.top_k, self.isolation, self.variant, self.match = top_k, isolation, variant, match
+        self.top_k, self.isolation = top_k, isolation
+        self.variant: Variant = variant
+        self.match: Match = match
         self.metadata_first, self.noise, self.node_id = metadata_first, noise, node_id
         self.max_rows, self.seed = max_rows, seed
         self.catalogue = None if catalogue is None else {item: frozenset(terms) for item, terms in catalogue.items()}
@@ -106,11 +108,9 @@ class GRank:
             ValueError: a row of another form, by its place; or an item that the catalogue does not have.
         """
         for place, entry in enumerate(entries):
-            row = tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else ()
+            row: tuple[Any, ...] = tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else ()
             if len(row) not in (3, 4):
-                raise ValueError(
-                    f"row {place} is {entry!r}; (node, term, item) or (node, term, item, number) is needed"
-                )
+                raise ValueError(f"row {place} is {entry!r}; (node, term, item), with a number or without, is needed")
             if self.catalogue is not None and row[2] not in self.catalogue:
                 raise ValueError(f"row {place} clicks {row[2]!r}, which is not in the catalogue")
             try:
