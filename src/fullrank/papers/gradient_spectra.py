@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
@@ -11,6 +13,7 @@ from fullrank.papers import Claim, Paper, Trial
 
 _MODELS = "Qwen2.5, Llama 3 or Gemma 2 weights and the authors' high and low subsets"
 _KINDS = ("q", "k", "v", "o")
+_ONE_GENERATOR = threading.Lock()  # of torch, which initialises weights
 
 PAPER = Paper(
     slug="gradient-spectra",
@@ -149,27 +152,32 @@ def study(trial: Trial) -> None:
     """Small language models trained on GSM8K; gradients of good, shuffled, foreign and bare responses."""
     import numpy as np
 
-    steps = trial.pick(smoke=6, quick=200, full=3000)
-    problems = trial.pick(smoke=6, quick=40, full=400)
+    steps = trial.pick(smoke=6, quick=450, full=3000)
+    problems = trial.pick(smoke=6, quick=50, full=400)
     models = [("llama", 96, seed) for seed in trial.seeds[:2]] + [("llama", 64, 0), ("gpt2", 96, 0), ("gpt2", 64, 0)]
-    work = len(models) * 2
-    measured: dict[tuple[str, int, int], dict[str, Any]] = {}
+    done: dict[tuple[str, int, int], int] = dict.fromkeys(models, 0)
 
-    def part(start: int) -> Callable[[int, int, str], None]:
-        return lambda done, total, text: trial.progress(100 * start + 100 * done // total, 100 * work, text)
+    def measure(model: tuple[str, int, int]) -> dict[str, Any]:
+        """Train one model and take its gradients: 100 parts of the work each."""
 
-    with trial.one_thread():
-        for number, (family, width, seed) in enumerate(models):
-            key = f"{family} width={width} seed={seed} steps={steps}"
-            trial.progress(2 * number * 100, work * 100, f"training {family} of width {width}")
-            state = trial.tensors(key, partial(_trained, family, width, seed, steps, trial.device, part(2 * number)))
-            trial.progress((2 * number + 1) * 100, work * 100, f"gradients of {family} of width {width}")
-            probes = (0,) if width == 64 or family == "gpt2" else trial.seeds
-            samples = f"problems={problems} probes={probes}"
-            measured[family, width, seed] = trial.step(
-                f"{key} {samples}",
-                partial(_conditions, family, width, state, problems, probes, trial.device),
-            )
+        def say(part: int, total: int, text: str, start: int = 0) -> None:
+            done[model] = start + 100 * part // total
+            trial.progress(sum(done.values()), 200 * len(models), text)
+
+        family, width, seed = model
+        key = f"{family} width={width} seed={seed} steps={steps}"
+        say(0, 1, f"training {family} of width {width}")
+        state = trial.tensors(key, partial(_trained, family, width, seed, steps, trial.device, say))
+        say(0, 1, f"gradients of {family} of width {width}", 100)
+        probes = (0,) if width == 64 or family == "gpt2" else trial.seeds
+        samples = f"problems={problems} probes={probes}"
+        conditions = partial(_conditions, family, width, state, problems, probes, trial.device)
+        return trial.step(f"{key} {samples}", conditions)
+
+    _tokenizer()  # before the threads, which would each make it
+    with trial.one_thread(), ThreadPoolExecutor(2) as pool:  # a core for each
+        measured = dict(zip(models, pool.map(measure, models), strict=True))
+    work = 2 * len(models)
     trial.progress(work * 100, work * 100, "comparing")
     main = [value for (family, width, _), value in measured.items() if (family, width) == ("llama", 96)]
 
@@ -242,7 +250,7 @@ def _model(family: str, width: int, seed: int) -> Any:
     import torch
     import transformers
 
-    with torch.random.fork_rng():
+    with _ONE_GENERATOR, torch.random.fork_rng():
         torch.manual_seed(seed)
         if family == "gpt2":
             return transformers.GPT2LMHeadModel(
