@@ -12,6 +12,7 @@ from fullrank.data.reading import (
     masked_image_folders,
     masked_images,
     number_rows,
+    number_table,
     tab_separated,
     whole_array,
     whole_text,
@@ -33,6 +34,8 @@ _NUMBERED_PROBLEMS = json_lines("id", "question", "answer")
 _PAIRS = comma_separated("first", "second", "score", score=float)
 _NEWS = comma_separated("label", "title", "text", label=int)
 _TEXTS = tab_separated("id", "text")
+_PASSAGES = json_lines("id", "text")
+_QUESTIONS = json_lines("id", "question", "answers", "answer_start", "passage_id")
 _JUDGEMENTS = tab_separated("query", "document", "relevance", relevance=int)
 _LABELLED = labelled_lines()
 _WHOLE = whole_text()
@@ -121,6 +124,96 @@ DATASETS: tuple[Dataset, ...] = (
                 _JUDGEMENTS,
                 "8c3b377c4bad714fee275bc74c6997b3a4bb4a7bb0d67b4a4999d7e9648d4230",
                 20_697,
+            ),
+        },
+    ),
+    Dataset(
+        name="xquad",
+        title="XQuAD: 240 Wikipedia passages and 1,190 questions with their answers, in English and in Chinese",
+        licence="CC-BY-SA-4.0",
+        source="Artetxe, Ruder and Yogatama (2020), repository google-deepmind/xquad",
+        splits={
+            "passages-en": DataFile(
+                "passages.en.jsonl",
+                _PASSAGES,
+                "259dc4984d9c14311f24ceec3d77b95d60847cfc6c55ad6e03a2042624757400",
+                195_736,
+            ),
+            "questions-en": DataFile(
+                "questions.en.jsonl",
+                _QUESTIONS,
+                "500f722ec3e125478415327a6acd9048838629200b7f33b87c34d4d0b529fc45",
+                230_851,
+            ),
+            "passages-zh": DataFile(
+                "passages.zh.jsonl",
+                _PASSAGES,
+                "e5099882f6ee00253bbac776a9fc59e6768010854399a63923c9d28e40d4acd2",
+                171_182,
+            ),
+            "questions-zh": DataFile(
+                "questions.zh.jsonl",
+                _QUESTIONS,
+                "99d9c66f178c2689e5e542c2736915dd5b52bcf1029ed17f65ab049cdfdcf52a",
+                218_560,
+            ),
+        },
+    ),
+    Dataset(
+        name="lambdarank",
+        title="The learning-to-rank sample of LightGBM: 201 and 50 queries with graded documents of 300 features, SVMlight",
+        licence="MIT",
+        source="repository microsoft/LightGBM, examples/lambdarank",
+        splits={
+            "train": DataFile(
+                "train.svmlight",
+                _WHOLE,
+                "4b3594bdeb522855b4ebc961bec1d26a1b5f5e098020702a13d59f14df80d7b1",
+                2_501_765,
+            ),
+            "test": DataFile(
+                "test.svmlight",
+                _WHOLE,
+                "5670c608066faf8cc0bd6350deebc523c35d333c9bd0cdec727b827af090aadf",
+                655_154,
+            ),
+        },
+    ),
+    Dataset(
+        name="onet",
+        title="O*NET 29.3: 1,016 occupations with their tasks, skills, technology and relatives",
+        licence="CC-BY-4.0",
+        source="U.S. Department of Labor, Employment and Training Administration (modified)",
+        splits={
+            "occupations": DataFile(
+                "occupations.tsv",
+                tab_separated("code", "title", "description"),
+                "8952740213c3132febec513da97d032164babc32960ceae1d3c6d4be2cc7a9d4",
+                264_744,
+            ),
+            "tasks": DataFile(
+                "tasks.tsv",
+                tab_separated("code", "task", "kind", "text"),
+                "d6fa699c19f4f570d235d5c8904a623ad6ac3f916cd2ec29894604f05d6658d9",
+                2_297_040,
+            ),
+            "skills": DataFile(
+                "skills.tsv",
+                number_table("code", "skills"),
+                "674d538330a140d60d59a5a63ea0082c9477c2a8548aea439d8959874585385d",
+                164_135,
+            ),
+            "related": DataFile(
+                "related.tsv",
+                tab_separated("code", "related", "tier", "rank", rank=int),
+                "927787fcc52bd363a63b253116aa8181728929de5102637f662f0a3ca650f99e",
+                697_788,
+            ),
+            "technology": DataFile(
+                "technology.tsv",
+                tab_separated("code", "title"),
+                "1358c62e749e692e8467f9db36e7e70d7bb513b30e8a923ac4b7e2fee065643c",
+                533_343,
             ),
         },
     ),

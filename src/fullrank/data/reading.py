@@ -74,6 +74,11 @@ def number_rows(field: str, label: str) -> Format:
     return Format((field, label), lambda file: _number_rows(file, field, label))
 
 
+def number_table(key: str, values: str) -> Format:
+    """Tab-separated numbers under a line of names; the first column is the key, the others a dictionary by name."""
+    return Format((key, values), lambda file: _number_table(file, key, values))
+
+
 def labelled_images() -> Format:
     """A `.npz` archive: JPEG files end to end, their offsets, labels, and the names of the classes."""
     return Format(("image", "label", "class"), _labelled_images, None)
@@ -112,6 +117,13 @@ def _number_rows(file: TextIO, field: str, label: str) -> Iterator[Record]:
     for line in file:
         *numbers, last = map(int, line.split())
         yield {field: np.array(numbers), label: last}
+
+
+def _number_table(file: TextIO, key: str, values: str) -> Iterator[Record]:
+    names = next(file).rstrip("\n").split("\t")[1:]
+    for line in file:
+        first, *numbers = line.rstrip("\n").split("\t")
+        yield {key: first, values: dict(zip(names, map(float, numbers), strict=True))}
 
 
 def _labelled_images(file: IO[bytes]) -> Iterator[Record]:
