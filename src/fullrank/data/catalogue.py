@@ -161,7 +161,7 @@ DATASETS: tuple[Dataset, ...] = (
     ),
     Dataset(
         name="lambdarank",
-        title="The learning-to-rank sample of LightGBM: 201 and 50 queries with graded documents of 300 features, SVMlight",
+        title="LightGBM's sample for learning to rank: 201 and 50 queries, graded documents of 300 features, SVMlight",
         licence="MIT",
         source="repository microsoft/LightGBM, examples/lambdarank",
         splits={
