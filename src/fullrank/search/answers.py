@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from fullrank.search.answer_measures import normalized
 from fullrank.search.language_model import LanguageModel, Measured, estimated_tokens, language_model
 from fullrank.search.prompts import Prompt, fitted
 from fullrank.search.protocols import Answer, Document
@@ -221,12 +221,6 @@ class InContextRALM(BasicRAG):
         count = counter(self.model)
         limit = input_limit(self.model, self.max_new_tokens, self.max_input_tokens)
         return fitted(self._template, question, contexts[:1], count, limit, keep="end")
-
-
-def normalized(answer: str) -> str:
-    """An answer as SQuAD compares it: lower case, no ASCII punctuation, no articles, single spaces."""
-    bare = "".join(character for character in answer.lower() if character not in string.punctuation)
-    return " ".join(word for word in bare.split() if word not in ("a", "an", "the"))
 
 
 def asked(question: str) -> str:
