@@ -1,6 +1,6 @@
 """Train the network that comes with `fullrank.fields.chirps` on generated spectrograms, and write its weights.
 
-python scripts/train_chirps.py            a few minutes on two cores; writes src/fullrank/fields/chirps/weights
+python scripts/train_chirps.py     a quarter of an hour on one core; writes src/fullrank/fields/chirps/weights
 
 A small vision transformer (width 96, four layers) learns onset time, onset and offset frequency and duration from
 spectrograms on a grid of 64 x 64: three quarters are drawn in the plane as in the paper, a quarter are transforms of
@@ -46,8 +46,8 @@ def main() -> None:
     """Draw, train, report, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=16_000, help="spectrograms to train on")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--count", type=int, default=48_000, help="spectrograms to train on")
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
     streams = np.random.default_rng(arguments.seed).spawn(4)
