@@ -1,0 +1,66 @@
+"""Late interaction: every query token finds its best passage token (ColBERT, Khattab and Zaharia 2020)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Convention = Literal["all", "masked", "mean"]
+_BYTES = 256 * 2**20  # of products held at a time
+
+
+def maxsim(
+    query: Float[Tensor, "queries query_tokens dim"],
+    documents: Float[Tensor, "documents document_tokens dim"],
+    query_mask: Tensor | None = None,
+    document_mask: Tensor | None = None,
+    convention: Convention = "all",
+) -> Float[Tensor, "queries documents"]:
+    """s = sum_i max_{j unmasked} Q_i . P_j.
+
+    Args:
+        query: token vectors, of unit length by custom.
+        documents: token vectors.
+        query_mask: which query tokens are words; the others are [MASK] tokens that augment the query.
+        document_mask: which document tokens there are.
+        convention: "all" sums over all query tokens, as ColBERT does; "masked" over words alone; "mean" sums over all
+            and divides by the number of words, as Rankify does.
+
+    Returns:
+        Scores; 0 for a document without tokens.
+
+    Raises:
+        ValueError: an unknown convention, or masks of another shape.
+    """
+    if convention not in get_args(Convention):
+        raise ValueError(f"convention={convention!r} is not known; accepted: {', '.join(get_args(Convention))}")
+    words = _mask(query_mask, query, "query_mask")
+    present = _mask(document_mask, documents, "document_mask")
+    per_document = max(1, query.shape[0] * query.shape[1] * documents.shape[1] * query.element_size())
+    chunk = max(1, _BYTES // per_document)
+    parts = [
+        _best(query, documents[start : start + chunk], present[start : start + chunk])
+        for start in range(0, len(documents), chunk)
+    ]
+    best = torch.cat(parts, dim=1) if parts else query.new_zeros(query.shape[0], 0, query.shape[1])
+    if convention == "masked":
+        return (best * words.unsqueeze(1)).sum(-1)
+    total = best.sum(-1)
+    return total / words.sum(-1, keepdim=True).clamp(min=1) if convention == "mean" else total
+
+
+def _best(query: Tensor, documents: Tensor, present: Tensor) -> Float[Tensor, "queries documents query_tokens"]:
+    products = torch.einsum("qid,njd->qnij", query, documents)
+    highest = products.masked_fill(~present[None, :, None, :], -torch.inf).amax(-1)
+    return highest.masked_fill(~present.any(-1)[None, :, None], 0)
+
+
+def _mask(mask: Tensor | None, vectors: Tensor, name: str) -> Tensor:
+    if mask is None:
+        return torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)
+    if mask.shape != vectors.shape[:2]:
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}; {tuple(vectors.shape[:2])} is needed")
+    return mask.bool()
