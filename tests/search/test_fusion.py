@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullrank.search import Run, reciprocal_rank_fusion
+from fullrank.search import Run, interleave, reciprocal_rank_fusion, score_fusion
 
 FIRST = {"q": {"a": 9.0, "b": 8.0, "c": 7.0}}
 SECOND = {"q": {"c": 0.3, "d": 0.2, "a": 0.1}, "r": {"a": 1.0}}
@@ -56,3 +56,44 @@ def test_bad_inputs():
         reciprocal_rank_fusion([FIRST, SECOND], weights=[1.0, math.nan])
     with pytest.raises(ValueError, match="the score of 'a' is inf"):
         reciprocal_rank_fusion([{"q": {"a": math.inf}}])
+
+
+@pytest.mark.golden("rankify", kind="fusion")
+def test_agrees_with_the_original(case):
+    spec = case.spec
+    tolerance = spec["tolerance"]
+    runs = [{"q": dict(zip(run["ids"], run["scores"], strict=True))} for run in spec["runs"]]
+    first_seen = list(dict.fromkeys(id for run in spec["runs"] for id in run["ids"]))
+    fused = {
+        "rrf": reciprocal_rank_fusion(runs, spec["rrf_k"]),
+        "weighted_minmax": score_fusion(runs, weights=spec["weights"]),
+    }
+    for name, run in fused.items():
+        ids, scores = spec["official"][name]
+        assert [run["q"][id] for id in ids] == pytest.approx(scores, abs=tolerance)
+        # The original leaves equal scores in the order in which they were first seen.
+        rounded = {id: round(score, 12) for id, score in run["q"].items()}
+        assert sorted(first_seen, key=lambda id, rounded=rounded: -rounded[id]) == ids
+    assert [id for id, _ in interleave(runs).ranking("q")] == spec["official"]["interleave"][0]
+    independent = {
+        "weighted_rrf": reciprocal_rank_fusion(runs, spec["rrf_k"], spec["weights"]),
+        "combsum_minmax": score_fusion(runs),
+        "combmnz_minmax": score_fusion(runs, "mnz"),
+    }
+    for name, run in independent.items():
+        assert run["q"] == pytest.approx(spec["independent"][name], abs=tolerance)
+
+
+def test_scaled_scores_and_turns():
+    fused = score_fusion([FIRST, SECOND])
+    assert fused["q"] == pytest.approx({"a": 1.0, "b": 0.5, "c": 1.0, "d": 0.5})
+    assert fused["r"] == {"a": 0.0}
+    assert score_fusion([FIRST, SECOND], "mnz")["q"]["a"] == 2.0
+    assert [id for id, _ in interleave([FIRST, SECOND]).ranking("q")] == ["a", "c", "b", "d"]
+
+
+def test_unknown_combinations_are_refused(unchecked):
+    with pytest.raises(ValueError, match="combination='max' is not known; accepted: sum, mnz"):
+        score_fusion([FIRST], "max")
+    with pytest.raises(ValueError, match="weights has 1 entries for 2 runs"):
+        score_fusion([FIRST, SECOND], weights=[1.0])

@@ -7,7 +7,7 @@ from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
 from fullrank.search.dq_lore import LoReReranker
 from fullrank.search.extractive import ExtractiveReader
-from fullrank.search.fusion import reciprocal_rank_fusion
+from fullrank.search.fusion import interleave, reciprocal_rank_fusion, score_fusion
 from fullrank.search.fusion_in_decoder import FusionInDecoder
 from fullrank.search.hybrid import HybridRetriever
 from fullrank.search.language_model import FunctionModel, LanguageModel
@@ -18,6 +18,8 @@ from fullrank.search.run import Qrels, Run
 from fullrank.search.server_model import ServerModel
 
 __all__ = [
+    "interleave",
+    "score_fusion",
     "LoReReranker",
     "Evaluation",
     "evaluate",
