@@ -73,7 +73,7 @@ def test_agrees_with_the_original(case):
         assert [run["q"][id] for id in ids] == pytest.approx(scores, abs=tolerance)
         # The original leaves equal scores in the order in which they were first seen.
         rounded = {id: round(score, 12) for id, score in run["q"].items()}
-        assert sorted(first_seen, key=lambda id, rounded=rounded: -rounded[id]) == ids
+        assert sorted(first_seen, key=lambda found, rounded=rounded: -rounded[found]) == ids
     assert [id for id, _ in interleave(runs).ranking("q")] == spec["official"]["interleave"][0]
     independent = {
         "weighted_rrf": reciprocal_rank_fusion(runs, spec["rrf_k"], spec["weights"]),
