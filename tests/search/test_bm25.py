@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections import Counter
 
@@ -210,3 +211,118 @@ def test_without_the_extra(monkeypatch):
     monkeypatch.setattr(_optional, "import_module", missing)
     with pytest.raises(MissingExtra, match=r'bm25s is not installed: pip install "fullrank\[search\]"'):
         BM25Retriever()
+
+
+@pytest.mark.golden("rankify", kind="bm25")
+def test_agrees_with_bm25s_and_the_independent_derivation(case):
+    spec, known = case.spec, case.tensors
+    words, starts = spec["vocabulary"], known["doc_ptr"].tolist()
+    pairs = list(zip(known["doc_term"].tolist(), known["doc_count"].tolist(), strict=True))
+    # In both libraries an empty document has one term that nothing else has.
+    texts = [
+        " ".join(word for term, count in pairs[begin:end] for word in [words[term]] * count) or f"empty{number}"
+        for number, (begin, end) in enumerate(itertools.pairwise(starts))
+    ]
+    documents = [Document(f"{number:04d}", text) for number, text in enumerate(texts)]
+    columns = {"bm25+": "bm25plus"} | {name: name for name in VARIANTS[:4]}
+    for variant, column in columns.items():
+        retriever = BM25Retriever(variant, spec["k1"], spec["b"], analyzer=str.split).build(documents)
+        for number, query in enumerate(spec["query_terms"]):
+            found = retriever.search(" ".join(query), len(documents))["0"]
+            expected = known[f"bm25s_{column}"][number].tolist()
+            for document, score in zip(documents, expected, strict=True):
+                if document.id in found:
+                    assert found[document.id] == pytest.approx(score, rel=spec["tolerance"], abs=spec["tolerance"])
+                    parts = retriever.explain(" ".join(query), document.id)
+                    assert sum(parts.values()) == pytest.approx(score, rel=spec["tolerance"], abs=spec["tolerance"])
+                else:  # without any of the terms, only what every document gets
+                    assert not set(query) & set(document.text.split())
+    independent = BM25Retriever("lucene", spec["k1"], spec["b"], analyzer=str.split).build(documents)
+    for number, query in enumerate(spec["query_terms"]):
+        found = independent.search(" ".join(query), len(documents))["0"]
+        expected = known["independent_lucene"][number].tolist()
+        assert [found.get(document.id, 0.0) for document in documents] == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    variant=st.sampled_from(VARIANTS),
+    steps=st.lists(
+        st.tuples(st.sampled_from(["add", "delete"]), st.lists(st.integers(0, 9), max_size=4, unique=True)), max_size=5
+    ),
+)
+def test_an_index_that_grew_and_shrank_is_one_that_was_built_at_once(variant, steps):
+    texts = ["aa bb", "bb bb cc", "", "cc", "aa aa aa dd", "dd cc bb", "ee", "aa ee", "bb", "cc cc ee aa"]
+    present = {"0": "aa bb"}
+    grown = BM25Retriever(variant, stopwords=None).build([Document("0", "aa bb")])
+    for action, numbers in steps:
+        if action == "add":
+            new = {str(number): texts[number] + " bb" * (str(number) in present) for number in numbers}
+            grown.add(Document(id, text) for id, text in new.items())
+            present |= new
+        else:
+            gone = [str(number) for number in numbers if str(number) in present]
+            if len(gone) < len(present):
+                grown.delete(gone)
+                present = {id: text for id, text in present.items() if id not in gone}
+    if not any(present.values()):
+        return
+    at_once = BM25Retriever(variant, stopwords=None).build([Document(id, text) for id, text in present.items()])
+    assert len(grown) == len(at_once) == len(present)
+    for query in ("aa", "bb cc", "aa aa ee zz"):
+        assert grown.search(query, 20)["0"] == pytest.approx(at_once.search(query, 20)["0"])
+    assert {id: document.text for id, document in grown.documents.items()} == present
+
+
+def test_changes_are_saved_beside_what_stays(documents, tmp_path):
+    folder = BM25Retriever().build(documents).save(tmp_path / "index")
+    opened = BM25Retriever.load(folder)
+    before = {file.stat().st_ino for file in folder.rglob("texts.bin")}
+    opened.add([Document("new", "rank of tensors", metadata={"year": 2024})]).delete(["d4"]).save(folder)
+    again = BM25Retriever.load(folder)
+    assert set(again.search("rank tensors", 9)["0"]) >= {"new", "d0", "d1"}
+    assert again.documents["new"].metadata == {"year": 2024}
+    assert "d4" not in again.documents
+    again.add([Document("newer", "rank")]).save(folder)
+    kept = {file.stat().st_ino for file in folder.rglob("texts.bin")}
+    assert len(kept) == 3
+    assert not before & kept  # the first part lost a document, so it was written anew
+    with pytest.raises(ValueError, match="two documents have the id 'x'"):
+        again.add([Document("x", "one"), Document("x", "two")])
+    assert "x" not in again.documents
+    with pytest.raises(LookupError, match="no document 'gone'; it has 7"):
+        again.delete(["gone"])
+    with pytest.raises(LookupError, match="no document 'gone'"):
+        again.explain("rank", "gone")
+
+
+def test_parts_on_disk_while_it_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr("fullrank.search.bm25._SEGMENT", 3)
+    documents = collection([f"rank number{number}" for number in range(8)])
+    built = BM25Retriever().build(iter(documents), scratch=tmp_path / "scratch")
+    assert len(list((tmp_path / "scratch").iterdir())) == 3
+    assert built.search("number7 rank", 99) == BM25Retriever().build(documents).search("number7 rank", 99)
+    loaded = BM25Retriever.load(built.save(tmp_path / "index"))
+    assert loaded.search("number7")["0"].keys() == {"d7"}
+
+
+def test_stemming_and_scripts_without_spaces():
+    retriever = BM25Retriever(stemming="en").build(collection(["ranking matrices", "ranked lists", "北京的天气很好"]))
+    assert set(retriever.search("ranks")["0"]) == {"d0", "d1"}
+    assert set(retriever.search("天气")["0"]) == {"d2"}
+    assert set(retriever.search("ｒａｎｋ")["0"]) == {"d0", "d1"}
+    with pytest.raises(ValueError, match="stemming='klingon' is not known; accepted: ar, da, de"):
+        BM25Retriever(stemming="klingon")
+
+
+def test_an_analyzer_of_ones_own_is_given_again(tmp_path):
+    built = BM25Retriever(analyzer=str.split).build(collection(["A b", "c"]))
+    folder = built.save(tmp_path)
+    assert BM25Retriever.load(folder, analyzer=str.split).search("A") == built.search("A")
+    with pytest.raises(ValueError, match=r"load\(folder, analyzer=...\)"):
+        BM25Retriever.load(folder)
+
+
+def test_a_gigantic_document():
+    retriever = BM25Retriever().build([Document("big", "rank matrix " * 200_000), Document("small", "rank")])
+    assert list(retriever.search("rank")["0"]) == ["big", "small"]

@@ -54,7 +54,7 @@ def versions(folder):
 
 def files(folder):
     (version,) = versions(folder)
-    return sorted(version.iterdir())
+    return sorted(file for file in version.rglob("*") if file.is_file())
 
 
 def save_and_die(kind, folder: Path, step: str) -> None:
@@ -158,11 +158,12 @@ def change(folder, **entries):
 
 
 def test_a_description_that_does_not_fit_the_files(kind, folder):
-    change(folder, ids=["old"])
-    assert "1 ids" in damaged(kind, folder)
-    change(folder, ids=None)
-    assert "'ids' is missing" in damaged(kind, folder)
-    change(folder, ids=["old", "older"], files="index-elsewhere")
+    name, wrong, right = ("ids", ["old"], ["old", "older"]) if isinstance(kind, Dense) else ("segments", 2, 1)
+    change(folder, **{name: wrong})
+    damaged(kind, folder)
+    change(folder, **{name: None})
+    assert f"{name!r} is missing" in damaged(kind, folder)
+    change(folder, **{name: right}, files="index-elsewhere")
     damaged(kind, folder)
     change(folder, files=None)
     assert "'files' is missing" in damaged(kind, folder)

@@ -42,8 +42,9 @@ def save_index(folder: str | Path, kind: str, about: dict[str, Any], write: Call
         version.mkdir()
         try:
             write(version)
-            for file in version.iterdir():
-                _flush(file)
+            for file in sorted(version.rglob("*")):
+                if file.is_file():
+                    _flush(file)
         except BaseException:
             shutil.rmtree(version)
             raise

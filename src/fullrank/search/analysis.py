@@ -1,0 +1,88 @@
+"""From texts to the terms that are indexed: words in any script, stop words, stems."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fullrank._optional import require
+
+_SPACELESS = "\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_PIECE = re.compile(rf"[{_SPACELESS}]+|[^\W{_SPACELESS}]+")
+_STEMMERS = {
+    "ar": "arabic", "da": "danish", "de": "german", "el": "greek", "en": "porter", "es": "spanish", "fi": "finnish",
+    "fr": "french", "hu": "hungarian", "it": "italian", "nl": "dutch", "no": "norwegian", "pt": "portuguese",
+    "ro": "romanian", "ru": "russian", "sv": "swedish", "tr": "turkish",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Analyzer:
+    """Words, lower-cased; of scripts without spaces, pairs of neighbouring characters.
+
+    Args:
+        stopwords: language of the words to leave out, such as "en" or "de"; None for none.
+        stemming: language whose endings are cut, such as "en" (Porter), "de" or "fr"; None for none.
+        min_length: shorter words are left out; characters of scripts without spaces are not.
+
+    Raises:
+        ValueError: a language that is not known.
+        MissingExtra: bm25s (lists of stop words) or PyStemmer is not installed.
+    """
+
+    stopwords: str | None = "en"
+    stemming: str | None = None
+    min_length: int = 2
+
+    def __post_init__(self) -> None:
+        if self.stemming is not None and self.stemming not in _STEMMERS:
+            raise ValueError(f"stemming={self.stemming!r} is not known; accepted: {', '.join(_STEMMERS)}, or None")
+        self.__dict__["_excluded"] = self._stopwords()
+
+    def terms(self, text: str) -> list[str]:
+        """The terms of one text, in their order."""
+        words = self.words(text)
+        return words if self._stemmer is None else self._stemmer.stemWords(words)
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text before their endings are cut."""
+        if not text.isascii():
+            text = unicodedata.normalize("NFKC", text)
+        excluded, least = self._excluded, self.min_length
+        found: list[str] = []
+        for piece in _PIECE.findall(text.lower()):
+            if piece[0] > "\u2e7f":
+                found += [piece[i : i + 2] for i in range(len(piece) - 1)] or [piece]
+            elif len(piece) >= least and piece not in excluded:
+                found.append(piece)
+        return found
+
+    @cached_property
+    def _stemmer(self) -> Any:
+        if self.stemming is None:
+            return None
+        return require("Stemmer", "search").Stemmer(_STEMMERS[self.stemming])
+
+    _excluded: frozenset[str] = frozenset()
+
+    def _stopwords(self) -> frozenset[str]:
+        if self.stopwords is None:
+            return frozenset()
+        require("bm25s", "search")
+        lists: Any = require("bm25s.tokenization", "search")
+        try:
+            return frozenset(lists._infer_stopwords(self.stopwords))
+        except ValueError as error:
+            raise ValueError(f"stopwords={self.stopwords!r} is not known: {error}") from error
+
+
+def term_counts(terms: Sequence[str]) -> dict[str, int]:
+    """How often each term stands in a text, in the order of their first place."""
+    counts: dict[str, int] = {}
+    for term in terms:
+        counts[term] = counts.get(term, 0) + 1
+    return counts
