@@ -1,6 +1,7 @@
 """Retrieve, re-rank, answer: protocols, runs and judgements, lexical, dense and hybrid retrieval."""
 
 from fullrank.order import Evaluation, evaluate
+from fullrank.search.analysis import Analyzer
 from fullrank.search.answering import Answered, answer_questions
 from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, SelfConsistencyRAG, ZeroShot
 from fullrank.search.bm25 import BM25Retriever
@@ -11,13 +12,24 @@ from fullrank.search.fusion import interleave, reciprocal_rank_fusion, score_fus
 from fullrank.search.fusion_in_decoder import FusionInDecoder
 from fullrank.search.hybrid import HybridRetriever
 from fullrank.search.language_model import FunctionModel, LanguageModel
+from fullrank.search.listwise import SlidingWindowReranker, TournamentReranker
 from fullrank.search.local_model import TransformersModel
+from fullrank.search.pairwise import PairwiseReranker
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever
 from fullrank.search.react import ReActRAG
+from fullrank.search.rerankers import RERANKERS, PointwiseReranker, rerank_run, reranker
 from fullrank.search.run import Qrels, Run
 from fullrank.search.server_model import ServerModel
 
 __all__ = [
+    "Analyzer",
+    "PairwiseReranker",
+    "PointwiseReranker",
+    "RERANKERS",
+    "SlidingWindowReranker",
+    "TournamentReranker",
+    "rerank_run",
+    "reranker",
     "interleave",
     "score_fusion",
     "LoReReranker",

@@ -1,0 +1,127 @@
+"""A model of transformers with its tokenizer: objects, or a name that is loaded at first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullrank._optional import require
+
+_TOKENIZERS_TOO = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
+
+
+class Pretrained:
+    """A model and its tokenizer.
+
+    Args:
+        model: an object, used where it is; or a name or folder.
+        tokenizer: an object; needed with a model object.
+        kind: transformers' class that loads a named model, such as "AutoModelForSequenceClassification".
+        batch_size: texts at a time, of like length.
+        max_length: tokens read of one input.
+        device: where a named model goes.
+        **options: for `from_pretrained`, such as `dtype` or `local_files_only`.
+
+    Raises:
+        ValueError: a model object without a tokenizer, options for a model object, or a number below 1.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        kind: str,
+        batch_size: int = 32,
+        max_length: int = 512,
+        device: str | torch.device = "cpu",
+        **options: Any,
+    ) -> None:
+        named = isinstance(model, str | Path)
+        if not named and tokenizer is None:
+            raise ValueError("tokenizer=None with a model object: give the tokenizer that belongs to it")
+        if not named and options:
+            raise ValueError(f"{', '.join(options)}: options for loading, but the model is an object that is loaded")
+        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+            if value < 1:
+                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+        self._name = str(model) if named else None
+        self._model, self._tokenizer, self._kind = None if named else model, tokenizer, kind
+        self._device, self._options = device, options
+        self.batch_size, self.max_length = batch_size, max_length
+
+    @property
+    def model(self) -> Any:
+        """The model, loaded, in evaluation mode.
+
+        Raises:
+            OSError: it cannot be loaded.
+            ValueError: a model object is in training mode.
+        """
+        if self._model is None:
+            self._model = self._loaded(self._kind, self._options).to(self._device).eval()
+        if self._model.training:
+            raise ValueError("the model is in training mode, in which dropout would change its scores: model.eval()")
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, loaded.
+
+        Raises:
+            OSError: it cannot be loaded.
+        """
+        if self._tokenizer is None:
+            shared = {name: value for name, value in self._options.items() if name in _TOKENIZERS_TOO}
+            self._tokenizer = self._loaded("AutoTokenizer", shared)
+        return self._tokenizer
+
+    def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Numbers of rows, a batch at a time, of like length: padding costs what words cost."""
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def scored(
+        self, rows: Sequence[Sequence[int]], score: Callable[[Tensor, Tensor], Tensor], **padding: Any
+    ) -> list[float]:
+        """A score for every row of token ids, batch by batch.
+
+        Args:
+            rows: token ids.
+            score: from ids and mask of a batch to its scores.
+            padding: further entries of the tokenizer's `pad`.
+        """
+        scores = [0.0] * len(rows)
+        for numbers in self.batches(rows):
+            batch = [list(rows[number]) for number in numbers]
+            ids, mask = self.padded(batch)
+            with torch.inference_mode():
+                values = score(ids, mask).float().tolist()
+            for number, value in zip(numbers, values, strict=True):
+                scores[number] = value
+        return scores
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Rows of ids as one tensor, padded on the right, and its mask, on the model's device."""
+        width = max(map(len, rows))
+        filling = self.tokenizer.pad_token_id
+        ids = torch.full((len(rows), width), 0 if filling is None else filling)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row)
+            mask[place, : len(row)] = 1
+        device = self.model.device
+        return ids.to(device), mask.to(device)
+
+    def _loaded(self, kind: str, options: dict[str, Any]) -> Any:
+        library = require("transformers", "search")
+        try:
+            return getattr(library, kind).from_pretrained(self._name, **options)
+        except (OSError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise OSError(f"model={self._name!r} cannot be loaded: {reason}") from error
