@@ -1,13 +1,82 @@
 """Learn to order: ranking measures, rank correlation, click models, unbiased learning to rank."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fullrank.order.evaluation import Evaluation, evaluate
 from fullrank.order.measures import Measure, parse_measure
 from fullrank.order.trec_order import trec_order
 
+if TYPE_CHECKING:
+    from fullrank.order.click_simulation import ClickSimulator, SimulatedClicks, simulate_clicks
+    from fullrank.order.list_measures import benchmark_table, dcg, err, ndcg, pnr
+    from fullrank.order.rank_correlation import ap_correlation, kendall_tau, rank_biased_overlap, weighted_tau
+    from fullrank.order.significance import Difference, compare, holm, paired_test
+    from fullrank.order.ultr_losses import ips_pointwise, pairwise_softplus, sigmoid_loss, softmax_loss
+    from fullrank.order.ultr_objectives import (
+        DLA,
+        IPS,
+        Naive,
+        Objective,
+        PairDebias,
+        PositionBasedModel,
+        RegressionEM,
+        make_objective,
+    )
+
 __all__ = [
+    "ClickSimulator",
+    "DLA",
+    "Difference",
     "Evaluation",
+    "IPS",
     "Measure",
+    "Naive",
+    "Objective",
+    "PairDebias",
+    "PositionBasedModel",
+    "RegressionEM",
+    "SimulatedClicks",
+    "ap_correlation",
+    "benchmark_table",
+    "compare",
+    "dcg",
+    "err",
     "evaluate",
+    "holm",
+    "ips_pointwise",
+    "kendall_tau",
+    "make_objective",
+    "ndcg",
+    "paired_test",
+    "pairwise_softplus",
     "parse_measure",
+    "pnr",
+    "rank_biased_overlap",
+    "sigmoid_loss",
+    "simulate_clicks",
+    "softmax_loss",
     "trec_order",
+    "weighted_tau",
 ]
+
+#: Name -> the module that loads with its first use: measuring a run needs neither torch nor SciPy.
+_LATER = {
+    **dict.fromkeys(("ClickSimulator", "SimulatedClicks", "simulate_clicks"), "click_simulation"),
+    **dict.fromkeys(("benchmark_table", "dcg", "err", "ndcg", "pnr"), "list_measures"),
+    **dict.fromkeys(("ap_correlation", "kendall_tau", "rank_biased_overlap", "weighted_tau"), "rank_correlation"),
+    **dict.fromkeys(("Difference", "compare", "holm", "paired_test"), "significance"),
+    **dict.fromkeys(("ips_pointwise", "pairwise_softplus", "sigmoid_loss", "softmax_loss"), "ultr_losses"),
+    **dict.fromkeys(
+        (
+            "DLA", "IPS", "Naive", "Objective", "PairDebias", "PositionBasedModel", "RegressionEM", "make_objective",
+        ),
+        "ultr_objectives",
+    ),
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"fullrank.order.{_LATER[name]}"), name)
