@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -17,7 +18,8 @@ def kendall_tau(first: Mapping[Item, float], second: Mapping[Item, float]) -> fl
         ValueError: other items, or fewer than two.
     """
     x, y = _aligned(first, second)
-    return float(stats.kendalltau(x, y, variant="b")[0])
+    found: Any = stats.kendalltau(x, y, variant="b")
+    return float(found[0])
 
 
 def weighted_tau(first: Mapping[Item, float], second: Mapping[Item, float]) -> float:
@@ -27,7 +29,8 @@ def weighted_tau(first: Mapping[Item, float], second: Mapping[Item, float]) -> f
         ValueError: see `kendall_tau`.
     """
     x, y = _aligned(first, second)
-    return float(stats.weightedtau(x, y)[0])
+    found: Any = stats.weightedtau(x, y)
+    return float(found[0])
 
 
 def ap_correlation(order: Sequence[Item], reference: Sequence[Item], symmetric: bool = False) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy import stats
@@ -106,7 +106,8 @@ def _p_value(differences: np.ndarray, test: Test, rounds: int, seed: int) -> flo
         return 1.0
     if test == "t":
         # Differences that are all the same have no spread: the smallest probability.
-        return float(stats.ttest_1samp(differences, 0.0)[1]) if np.ptp(differences) > 0 else 0.0
+        found: Any = stats.ttest_1samp(differences, 0.0)
+        return float(found[1]) if np.ptp(differences) > 0 else 0.0
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), (rounds, len(differences)))
     as_large = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
     return float((as_large.sum() + 1) / (rounds + 1))

@@ -152,6 +152,11 @@ class GRank:
         """S of a node before it is normalised."""
         return self._counts.raw(node, self.variant)
 
+    def clicks_of(self, term: Term) -> list[Mapping[Item, int]]:
+        """Rows of a term by item, of every node that has some."""
+        found = (clicks.get(term) for clicks in self._counts.clicks.values())
+        return [counts for counts in found if counts]
+
     def score(self, query: Query, items: Sequence[Item] | None = None) -> Any:
         """R of items, by item where none are given; a query of several terms has the sum of theirs."""
         scores: Counter[Item] = Counter()
