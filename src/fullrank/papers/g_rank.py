@@ -282,12 +282,13 @@ def _plot(trial: Trial, curves: Any, at: dict[str, int]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((9, 3.4), layout="constrained")
-    for column, axes in zip(("distance", "top share"), figure.subplots(1, 2), strict=True):
+    panels = figure.subplots(1, 2)
+    for column, axes in zip(("distance", "top share"), panels, strict=True):
         for (scenario, F), runs in curves.items():
             steps = [row[at["step"]] for row in runs[0]]
             mean = np.mean([[row[at[column]] for row in run] for run in runs], axis=0)
             axes.plot(steps, mean, label=f"{scenario}, F = {F}", linestyle="-" if F else "--",
                       color=f"C{_SCENARIOS.index(scenario)}")  # fmt: skip
         axes.set(xlabel="step", ylabel=column)
-    axes.legend(fontsize="x-small", ncols=2)
+    panels[-1].legend(fontsize="x-small", ncols=2)
     trial.figure("convergence", figure)

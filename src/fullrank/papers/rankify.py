@@ -118,7 +118,7 @@ def study(trial: Trial) -> None:
     collections = {"xquad": _xquad(trial), "vaswani": _vaswani(trial)}
     rows: list[dict[str, Any]] = []
     values: dict[str, float] = {}
-    found: dict[str, Any] = {}
+    found: dict[tuple[str, str], Any] = {}
     for done, (name, (documents, queries, qrels)) in enumerate(collections.items()):
         trial.progress(done, 4, f"searching {name}")
         runs = _runs(trial, name, documents, queries)

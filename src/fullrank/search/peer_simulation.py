@@ -44,8 +44,8 @@ class Snapshot(NamedTuple):
 
     Attributes:
         step: number of queries so far.
-        distance: mean positional distance of the honest peers' orders by clicks from the network's; items without a click
-            follow by number.
+        distance: mean positional distance of the honest peers' orders by clicks from the network's; items without a
+            click follow by number.
         ranked_distance: the same of their similarity-weighted rankings.
         top_share: share of (peer, term) pairs whose most clicked item is the network's.
         rows: mean length of the honest peers' logs.
