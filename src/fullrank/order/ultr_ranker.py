@@ -93,7 +93,7 @@ class ULTRRanker(BaseEstimator):
         Raises:
             ValueError: arrays of other lengths, clicks that are neither 0 nor 1, or no document within `list_size`.
         """
-        X = check_array(X, dtype=np.float32)
+        X = check_array(X, dtype="float32")
         clicks, qid = np.asarray(clicks), np.asarray(qid)
         if len(clicks) != len(X) or len(qid) != len(X):
             raise ValueError(f"{len(X)} documents, {len(clicks)} clicks and {len(qid)} lists; one each is needed")
@@ -127,7 +127,8 @@ class ULTRRanker(BaseEstimator):
         """
         with torch.random.fork_rng():
             torch.manual_seed(self.random_state)
-            scorer = self.scorer if isinstance(self.scorer, nn.Module) else make_scorer(self.scorer, features)
+            kind: Any = self.scorer
+            scorer = kind if isinstance(kind, nn.Module) else make_scorer(kind, features)
         if isinstance(self.objective, Objective):
             objective = self.objective
         else:
@@ -156,7 +157,7 @@ class ULTRRanker(BaseEstimator):
             ValueError: another number of features than was trained on.
         """
         check_is_fitted(self, "scorer_")
-        X = check_array(X, dtype=np.float32)
+        X = check_array(X, dtype="float32")
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {X.shape[1]} features, the ranker was trained on {self.n_features_in_}")
         with torch.inference_mode():
@@ -211,7 +212,8 @@ class ULTRRanker(BaseEstimator):
             raise ValueError(f"{path} is damaged: {error}") from error
         if kind is None and scorer is None:
             raise ValueError(f"{folder} was trained over a module of its own: load(folder, scorer=...)")
-        made: Any = cls(scorer=kind if scorer is None else scorer)
+        chosen: Any = kind if scorer is None else scorer
+        made: Any = cls(scorer=chosen)
         made.scorer_ = make_scorer(made.scorer, features) if scorer is None else scorer
         made.scorer_.load_state_dict(load((folder / "scorer.safetensors").read_bytes()))
         made.scorer_.eval()
