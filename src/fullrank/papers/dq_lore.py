@@ -326,8 +326,7 @@ def _selections(trial: Trial, pool: Any, tests: Any, vectors: dict[str, Any]) ->
         "dual, inner product": _nearest(vectors["dual"], vectors["pool"], 8),
         "candidates": _nearest(vectors["dual"], vectors["pool"], 64),
     }
-    for name, similarity in (("inner", "inner"), ("rbf", "rbf")):
-        lore = LoReReranker(16, similarity)
+    for name, lore in (("inner", LoReReranker(16)), ("rbf", LoReReranker(16, "rbf"))):
         found[f"dual, inner product + LoRe ({name})"] = _reranked(lore, vectors, found["candidates"])
         near = _nearest(unit["dual"], unit["pool"], 64)
         found[f"dual + LoRe ({name})"] = _reranked(lore, unit, near)
