@@ -1,0 +1,74 @@
+"""Explicit semantic analysis: texts by their similarity with texts of concepts (Gabrilovich and Markovitch 2007)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+from sklearn.utils.validation import check_is_fitted
+
+
+class ESA(TransformerMixin, BaseEstimator):
+    """e_k = tfidf(x) . c_k / |c_k|: a text's similarity with the text vector of every concept.
+
+    Args:
+        concepts: names of the concepts, in their order; numbered without.
+        top: so many largest values are kept of every text; default all.
+        max_features: words that are counted.
+    """
+
+    def __init__(self, concepts: Sequence[str] | None = None, top: int | None = None, max_features: int | None = None):
+        self.concepts = concepts
+        self.top = top
+        self.max_features = max_features
+
+    def fit(self, texts: Sequence[str], weights: Any = None) -> ESA:
+        """Learn the concepts' vectors.
+
+        Args:
+            texts: one of every concept; or any number of tagged texts.
+            weights: (texts, concepts): how much each text is about each concept; a concept is the weighted mean of its
+                texts. Without, every text is a concept.
+
+        Raises:
+            ValueError: no texts, weights of another shape, or another number of names than of concepts.
+        """
+        if not len(texts):
+            raise ValueError("texts=[] leaves nothing to learn from; give at least one")
+        self.vectorizer_ = TfidfVectorizer(max_features=self.max_features, sublinear_tf=True, stop_words="english")
+        vectors: Any = self.vectorizer_.fit_transform(texts)
+        if weights is not None:
+            W = np.asarray(weights, dtype=np.float64)
+            if W.ndim != 2 or len(W) != len(texts):
+                raise ValueError(f"weights have shape {W.shape}; ({len(texts)}, concepts) is needed")
+            vectors = sparse.csr_matrix(W.T) @ vectors
+        self.centroids_: Any = normalize(vectors)
+        if self.concepts is not None and len(self.concepts) != self.centroids_.shape[0]:
+            raise ValueError(f"{len(self.concepts)} names for {self.centroids_.shape[0]} concepts; one each is needed")
+        return self
+
+    def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """Texts as concepts, (texts, concepts), sparse."""
+        check_is_fitted(self, "centroids_")
+        found: Any = self.vectorizer_.transform(texts) @ self.centroids_.T
+        found = sparse.csr_matrix(found)
+        return found if self.top is None else _largest(found, self.top)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the concepts."""
+        check_is_fitted(self, "centroids_")
+        names = self.concepts or [f"concept{k}" for k in range(self.centroids_.shape[0])]
+        return np.array(names, dtype=object)
+
+
+def _largest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
+    dense = matrix.toarray()
+    if count < dense.shape[1]:
+        least = np.partition(dense, -count, axis=1)[:, -count][:, None]
+        dense[dense < least] = 0
+    return sparse.csr_matrix(dense)
