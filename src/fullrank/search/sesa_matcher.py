@@ -29,6 +29,7 @@ class SESAMatcher(BaseEstimator):
         latent: free dimensions beside the concepts.
         rank_loss: "softmax", "logistic" or "hinge".
         lam: weight of the concept loss; 0 for an opaque model of the same size.
+        rank_weight: weight of the ranking loss; 0 to learn the concepts alone.
         standardize: targets as deviations from each concept's mean, trained by squared error; otherwise as they are, in
             [0, 1], by cross entropy.
         l1: weight of the explicit values' size.
@@ -55,6 +56,7 @@ class SESAMatcher(BaseEstimator):
         latent: int = 0,
         rank_loss: str = "softmax",
         lam: float = 1.0,
+        rank_weight: float = 1.0,
         standardize: bool = True,
         l1: float = 0.0,
         lr: float = 3e-3,
@@ -73,6 +75,7 @@ class SESAMatcher(BaseEstimator):
         self.latent = latent
         self.rank_loss = rank_loss
         self.lam = lam
+        self.rank_weight = rank_weight
         self.standardize = standardize
         self.l1 = l1
         self.lr = lr
@@ -194,7 +197,7 @@ class SESAMatcher(BaseEstimator):
                     continue  # a pair alone has no negatives
                 a, b = ([_drawn(texts[row], sentences, rng) for row in rows.tolist()] for texts in (texts_a, texts_b))
                 comparison = model.compare(a, b)
-                loss = loss_of(comparison, group_ids=None if groups is None else groups[rows])
+                loss = self.rank_weight * loss_of(comparison, group_ids=None if groups is None else groups[rows])
                 loss = loss + self._concepts(comparison, targets, rows)
                 optimizer.zero_grad()
                 loss.backward()
