@@ -346,6 +346,8 @@ def _unsupervised(occupations: list[dict[str, Any]], held: int, name: str, seed:
         esa = ESA(skills).fit([" ".join(occupations[n]["tasks"]) for n in train], np.maximum(centred, 0))
         va, vb = esa.transform(a), esa.transform(b)
         fidelity = _correlation(va.toarray(), targets[test])
-    scores: Any = (normalize(va) @ normalize(vb).T).toarray()
+    first, second = map(normalize, (va, vb))
+    similarities: Any = first @ second.T
+    scores = similarities.toarray()
     places = np.argsort(-scores, axis=1, kind="stable")
     return {**_ranked(occupations, test, places), "fidelity": fidelity}

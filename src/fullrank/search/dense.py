@@ -84,6 +84,21 @@ class DenseRetriever:
         self._ids = ids
         return self
 
+    def add(self, documents: Sequence[Document]) -> DenseRetriever:
+        """Encode more documents; one with an id that is there takes the other's place.
+
+        Raises:
+            ValueError: see `build`.
+        """
+        if self._vectors is None:
+            return self.build(documents)
+        ids = identifiers(documents)
+        vectors = self._encode([document.searched for document in documents])
+        stay = [place for place, id in enumerate(self._ids) if id not in set(ids)]
+        self._vectors = torch.cat([self._vectors[stay], vectors])
+        self._ids = [self._ids[place] for place in stay] + ids
+        return self
+
     def search(self, queries: Queries, k: int = 10) -> Run:
         """See `Retriever.search`; scores are cosines. A blank query finds nothing.
 
