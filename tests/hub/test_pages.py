@@ -63,8 +63,12 @@ def test_search_says_why(client: TestClient) -> None:
     found = client.get("/search.json", params={"q": "fine-tune with few parameters"}).json()["papers"]
     assert "adapters" in found[0]["topics"]
     assert "similar in meaning" in found[0]["why"]
+    assert found[0]["reasons"]["cosine"] > 0
     words = client.get("/search", params={"q": "hyperspectral", "mode": "keyword"}).text
     assert "<mark>" in words
+    assert "Why this result" in words
+    (one, *_) = client.get("/search.json", params={"q": "hyperspectral", "mode": "keyword"}).json()["papers"]
+    assert sum(one["reasons"]["words"].values()) == pytest.approx(one["reasons"]["score"])
     assert "/papers/less-vit" in words
     assert client.get("/search.json", params={"q": "   "}).json()["papers"] == []
 

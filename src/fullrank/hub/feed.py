@@ -96,11 +96,20 @@ def _topics(every: tuple[Paper, ...]) -> list[tuple[str, int]]:
 def _found(store: Store, query: str, mode: Mode) -> list[dict[str, Any]]:
     passages = {hit.slug: hit.passage for hit in store.find_text(query, 100, every=False)}
     if mode == "keyword":
-        exact = store.find_text(query, _FOUND)
-        return [_entry(papers.find(hit.slug)) | {"why": "", "passage": hit.passage} for hit in exact]
-    load_search()
-    hits = papers.search(query, _FOUND, mode)
-    return [_entry(hit.paper) | {"why": _why(hit), "passage": passages.get(hit.paper.slug, "")} for hit in hits]
+        exact = {hit.slug for hit in store.find_text(query, 100)}  # those that hold all words
+        hits = [hit for hit in papers.search(query, 100, "keyword") if hit.paper.slug in exact][:_FOUND]
+    else:
+        load_search()
+        hits = papers.search(query, _FOUND, mode)
+    return [
+        _entry(hit.paper) | {"why": _why(hit), "passage": passages.get(hit.paper.slug, ""), "reasons": _reasons(hit)}
+        for hit in hits
+    ]
+
+
+def _reasons(hit: PaperHit) -> dict[str, Any]:
+    """What the score is made of."""
+    return {"score": hit.score, "words": dict(hit.contributions), "cosine": hit.cosine}
 
 
 def _why(hit: PaperHit) -> str:

@@ -30,12 +30,14 @@ class PaperHit:
         paper: the paper.
         score: of its mode: a sum of reciprocal ranks, a BM25 score, or a cosine.
         terms: the query's terms that it holds.
+        contributions: what each of them adds to its BM25 score.
         cosine: similarity of meaning, or None in keyword mode.
     """
 
     paper: Paper
     score: float
     terms: tuple[str, ...]
+    contributions: Mapping[str, float]
     cosine: float | None
 
 
@@ -67,6 +69,7 @@ def search(query: str, k: int = 10, mode: Mode = "hybrid") -> list[PaperHit]:
             paper=papers[slug],
             score=score,
             terms=tuple(_keyword().matched_terms(query, _keyword_documents()[slug])),
+            contributions=MappingProxyType(_keyword().explain(query, slug)),
             cosine=cosines.get(slug),
         )
         for slug, score in fused.ranking("0", k)

@@ -190,7 +190,7 @@ def study(trial: Trial) -> None:
     """Simulated clicks on the lambdarank sample; documents shuffled across queries; other users; exact expectations."""
     import numpy as np
 
-    sessions = trial.pick(smoke=3_000, quick=120_000, full=1_000_000)
+    sessions = trial.pick(smoke=3_000, quick=300_000, full=1_000_000)
     seeds = trial.seeds if trial.scale != "smoke" else trial.seeds[:1]
     found: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
     plan = [("pbm", 1.0, method, False) for method in _METHODS]

@@ -29,8 +29,8 @@ PAPER = Paper(
     notes=(
         "The similarity weight F is dead code in the original, so its finding that F matters little is not a "
         "finding. The claims are curves without tables. With similarity active, rankings personalise and "
-        "consensus is slow. The targeted and the epic attack aim at one term of 39, so the mean over terms hardly shows "
-        "them, while inflation moves all of them; a message holds all rows that the other lacks, however many."
+        "consensus is slow. The targeted and the epic attack aim at one term of 39, so the mean over terms hardly "
+        "shows them, while inflation moves all of them; a message holds all rows that the other lacks, however many."
     ),
     claims=(
         Claim(

@@ -107,7 +107,7 @@ def study(trial: Trial) -> None:
     """O*NET: half of an occupation's tasks as job, half as profile; find the profile, and say which skills it has."""
     held = trial.pick(smoke=30, quick=180, full=180)
     limit = trial.pick(smoke=90, quick=None, full=None)
-    epochs = trial.pick(smoke=2, quick=25, full=60)
+    epochs = trial.pick(smoke=2, quick=40, full=60)
     seeds = trial.seeds if trial.scale != "smoke" else trial.seeds[:1]
     occupations = _occupations(limit)
     settings = {
