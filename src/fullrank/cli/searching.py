@@ -119,17 +119,12 @@ def rerank(
 
     Example: `fullrank rerank first.trec --index my-index --queries queries.tsv -o better.trec`
     """
-    from fullrank.search import BM25Retriever, load_encoder, rerank_run, reranker
+    from fullrank.search import BM25Retriever, rerank_run, reranker
     from fullrank.search.reading import read_queries, read_run, write_run
 
     if output.exists() and not overwrite:
         raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
-    if method == "bi-encoder":
-        made = reranker(method, load_encoder(model))
-    elif model is None:
-        raise ValueError(f"--method {method} needs a model: --model NAME or FOLDER")
-    else:
-        made = reranker(method, model)
+    made = reranker(method, model)
     documents = BM25Retriever.load(folder).documents
     found = read_run(run)
     with console.status("re-ranking"):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fullrank.search.dense import load_encoder
 from fullrank.search.language_model import LanguageModel, language_model
 from fullrank.search.listwise import SlidingWindowReranker, parse_permutation
 from fullrank.search.model_scorers import CrossEncoderScorer, DuoT5Scorer, MonoT5Scorer, QueryLikelihoodScorer
@@ -118,29 +120,40 @@ RERANKERS: dict[str, Callable[..., Reranker]] = {
     "inranker": lambda model, **options: PointwiseReranker(MonoT5Scorer(model, **options)),
     "upr": lambda model, **options: PointwiseReranker(QueryLikelihoodScorer(model, **options)),
     "duot5": lambda model, **options: PointwiseReranker(DuoT5Scorer(model, **options)),
-    "bi-encoder": lambda model, **options: PointwiseReranker(EncoderScorer(model)),
+    "bi-encoder": lambda model, **options: PointwiseReranker(EncoderScorer(_encoder(model))),
     "rankgpt": lambda model, **options: SlidingWindowReranker(PromptedOrder(model), **options),
     "prp": lambda model, **options: PairwiseReranker(PromptedComparison(model), **options),
 }
 
 
-def reranker(name: str, model: Any, **options: Any) -> Reranker:
+#: Names of Rankify for some of them.
+_SYNONYMS = {"sentence_transformer_reranker": "bi-encoder", "transformer_ranker": "cross-encoder"}
+
+
+def reranker(name: str, model: Any = None, **options: Any) -> Reranker:
     """A re-ranker by the name that it is known by.
 
     Args:
         name: "cross-encoder", "monobert", "monot5", "inranker", "upr", "duot5", "bi-encoder", "rankgpt" or "prp".
         model: what it asks: a model of transformers with `tokenizer=...`, its name or folder; an encoder; a language
-            model.
+            model. The bi-encoder is the bundled all-MiniLM-L6-v2 without one.
         options: of the scorer, or of windows and pairs.
 
     Raises:
-        ValueError: an unknown name; the message has close ones.
+        ValueError: an unknown name (the message has close ones), or a method without its model.
     """
+    name = _SYNONYMS.get(name.lower(), name)
     if name.lower() not in RERANKERS:
         near = difflib.get_close_matches(name.lower(), RERANKERS, 3, 0.5)
         meant = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"method={name!r} is not known; accepted: {', '.join(RERANKERS)}{meant}")
+    if model is None and name.lower() != "bi-encoder":
+        raise ValueError(f"method={name!r} needs a model: an object, a name or a folder")
     return RERANKERS[name.lower()](model, **options)
+
+
+def _encoder(model: Any) -> Any:
+    return load_encoder(model) if model is None or isinstance(model, str | Path) else model
 
 
 def rerank_run(
