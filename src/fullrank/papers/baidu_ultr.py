@@ -286,7 +286,7 @@ def _trained(users: Any, eta: float, method: str, shuffled: bool, sessions: int,
         owner, place = owner.ravel()[order].reshape(place.shape), place.ravel()[order].reshape(place.shape)
         clicks = clicks.ravel()[order].reshape(place.shape)
         present = present.ravel()[order].reshape(place.shape)
-    propensities = simulator.propensities(10) if users == "pbm" else None
+    propensities: Any = simulator.propensities(10) if users == "pbm" else None
     ranker: Any = ULTRRanker(method, propensities=None if method != "ips" else propensities, lr=_rate(method),
                              random_state=seed)  # fmt: skip
     import torch

@@ -346,7 +346,8 @@ def _unsupervised(occupations: list[dict[str, Any]], held: int, name: str, seed:
         esa = ESA(skills).fit([" ".join(occupations[n]["tasks"]) for n in train], np.maximum(centred, 0))
         va, vb = esa.transform(a), esa.transform(b)
         fidelity = _correlation(va.toarray(), targets[test])
-    first, second = map(normalize, (va, vb))
+    first: Any = normalize(va)
+    second: Any = normalize(vb)
     similarities: Any = first @ second.T
     scores = similarities.toarray()
     places = np.argsort(-scores, axis=1, kind="stable")

@@ -50,14 +50,8 @@ class SESALoss(nn.Module):
         for name, value in (("lam", lam), ("l1", l1), ("margin", margin), ("unlisted", unlisted)):
             if value < 0:
                 raise ValueError(f"{name}={value} is not accepted; it is 0 or more")
-        self.rank, self.concept, self.lam, self.l1, self.margin, self.unlisted = (
-            rank,
-            concept,
-            lam,
-            l1,
-            margin,
-            unlisted,
-        )
+        self.concept: ConceptLoss | None = concept
+        self.rank, self.lam, self.l1, self.margin, self.unlisted = rank, lam, l1, margin, unlisted
 
     def forward(
         self,
