@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fullrank.search import BM25Retriever, Retriever
 
 Mode = Literal["keyword", "semantic", "hybrid"]
+Method = Literal["basic-rag", "chain-of-thought-rag", "self-consistency-rag", "in-context-ralm", "zero-shot"]
 Folder = Annotated[Path, typer.Argument(help="Folder of an index.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
@@ -186,25 +187,28 @@ def ask(
     folder: Folder,
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
     reader: Annotated[
-        str, typer.Option(help="extractive, the folder or name of a language model, or a server's address.")
+        str,
+        typer.Option(
+            help="extractive (a sentence), span (words of it), a language model's folder or name, or an address."
+        ),
     ] = "extractive",
-    count: Annotated[int, typer.Option("-k", "--count", min=1, help="Passages to answer from.")] = 5,
+    model: Annotated[str | None, typer.Option(help="Name of the model at the address. [default: its only one]")] = None,
+    method: Annotated[Method, typer.Option(help="How a language model is asked.")] = "basic-rag",
+    count: Annotated[int, typer.Option("-k", "--top-k", "--count", min=1, help="Passages to answer from.")] = 5,
     mode: Annotated[Mode | None, typer.Option(help="How to search.")] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a question from an index, with sources.
 
+    An address is that of a server that speaks OpenAI's protocol; its key is read from FULLRANK_API_KEY.
+
     Example: `fullrank ask my-index "Who wrote the report?"`
     """
-    from fullrank.search import BasicRAG, ExtractiveReader, ServerModel, TransformersModel, answer_questions
+    from fullrank.search import answer_questions
+    from fullrank.search.readers import open_reader
 
+    generator = open_reader(reader, model, method)
     keyword, retriever = _opened(folder, mode)
-    if reader == "extractive":
-        generator: Any = ExtractiveReader()
-    elif reader.startswith(("http://", "https://")):
-        generator = BasicRAG(ServerModel(reader))
-    else:
-        generator = BasicRAG(TransformersModel(reader))
     with console.status("answering"):
         answered = answer_questions(
             question, retriever, keyword.documents, generator, n_docs=max(count, 20), top_k=count

@@ -85,10 +85,12 @@ def language_model(model: LanguageModel | Callable[[str], str]) -> LanguageModel
     """An object with `complete` as it is; a function as a `FunctionModel`.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is neither, or a model of transformers without its tokenizer.
     """
     if isinstance(model, LanguageModel):
         return model
+    if hasattr(model, "generate"):
+        raise TypeError(f"a {type(model).__name__} reads no text: TransformersModel(model, tokenizer) does")
     if callable(model):
         return FunctionModel(model)
     raise TypeError(

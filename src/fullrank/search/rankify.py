@@ -7,15 +7,16 @@ trec_eval's and need no Java.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fullrank.search import protocols
 from fullrank.search.rankify_data import Answer, Context, Dataset, Document, Question
 from fullrank.search.rankify_generator import Generator
 from fullrank.search.rankify_metrics import Metrics
-from fullrank.search.rankify_ranking import Corpus, Reranking, Retriever, chosen
+from fullrank.search.rankify_ranking import Corpus, Reranking, Retriever, chosen, contexts_of
 from fullrank.search.run import at_least_one
 
 __all__ = [
@@ -94,6 +95,37 @@ class Pipeline:
 
     run = __call__
 
+    def retrieve(self, query: str, n_docs: int | None = None) -> list[Context]:
+        """Contexts for a query from what is indexed, `n_docs` of them at most.
+
+        Raises:
+            RuntimeError: nothing is indexed yet.
+        """
+        return self.retriever.retrieve([Document(query)])[0].contexts[:n_docs]
+
+    def rerank(
+        self, query: str, contexts: Sequence[Context | Mapping[str, Any] | str], top_k: int | None = None
+    ) -> list[Context]:
+        """Contexts in a better order, `top_k` of them at most; texts without ids are numbered.
+
+        Raises:
+            ValueError: the pipeline has no re-ranker.
+        """
+        if self.reranker is None:
+            raise ValueError('the pipeline has no re-ranker: pipeline("rerank"), or reranker=...')
+        (document,) = self.reranker.rank([Document(query, None, contexts_of(contexts))])
+        return document.final_contexts[:top_k]
+
+    def generate(self, query: str, contexts: Sequence[Context | Mapping[str, Any] | str]) -> str:
+        """An answer from contexts.
+
+        Raises:
+            ValueError: the pipeline has no generator.
+        """
+        if self.generator is None:
+            raise ValueError('the pipeline has no generator: pipeline("rag")')
+        return self.generator.generate([Document(query, None, contexts_of(contexts))])[0]
+
     def _results(self, asked: list[Document]) -> list[PipelineResult]:
         if self.generator is None:
             return [PipelineResult(d.question.question, [d], None, {"task": self.task}) for d in asked]
@@ -111,6 +143,7 @@ def pipeline(
     n_docs: int = 100,
     top_k: int = 10,
     *,
+    index_folder: str | Path | None = None,
     retriever_model: Any = None,
     reranker_model: Any = None,
     generator_model: Any = None,
@@ -127,6 +160,7 @@ def pipeline(
         generator: a method of `Generator`, or one; by default it needs no model.
         n_docs: found per question.
         top_k: left after re-ranking, and given to the generator.
+        index_folder: what is searched, if it is on disk.
         retriever_model: `encoder_name` of the retriever.
         reranker_model: `model_name` of the re-ranker.
         generator_model: `model_name` of the generator.
@@ -136,15 +170,16 @@ def pipeline(
     Raises:
         ValueError: an unknown task or method, or a number below 1.
     """
-    chosen(task, _TASKS, "task")
-    finds = retriever if isinstance(retriever, Retriever) else Retriever(retriever, n_docs, retriever_model)
+    task = chosen(task, _TASKS, "task")
+    if isinstance(retriever, str):
+        retriever = Retriever(retriever, n_docs, index_folder, retriever_model)
     if task == "rerank" and reranker is None:
         reranker = "sentence_transformer_reranker"
     orders = None
     if task in ("rerank", "rag") and reranker is not None:
         orders = reranker if isinstance(reranker, Reranking) else Reranking(reranker, reranker_model)
     if task != "rag":
-        return Pipeline(task, finds, orders, None, top_k)
+        return Pipeline(task, retriever, orders, None, top_k)
     if isinstance(generator, str):
-        generator = Generator(generator, generator_model, generator_backend, top_k, retriever=finds, **options)
-    return Pipeline(task, finds, orders, generator, top_k)
+        generator = Generator(generator, generator_model, generator_backend, top_k, retriever=retriever, **options)
+    return Pipeline(task, retriever, orders, generator, top_k)

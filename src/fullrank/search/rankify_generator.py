@@ -13,13 +13,12 @@ from fullrank.search.fusion_in_decoder import FusionInDecoder
 from fullrank.search.language_model import LanguageModel
 from fullrank.search.local_model import TransformersModel
 from fullrank.search.rankify_data import Document
-from fullrank.search.rankify_ranking import Retriever, chosen
+from fullrank.search.rankify_ranking import OPENAI, Retriever, chosen
 from fullrank.search.react import ReActRAG
 from fullrank.search.readers import METHODS
 from fullrank.search.run import at_least_one
 from fullrank.search.server_model import ServerModel
 
-_OPENAI = "https://api.openai.com/v1"
 _GENERATORS = ("extractive", *METHODS, "react-rag", "fid")
 _BACKENDS = ("huggingface", "openai", "vllm", "litellm")
 
@@ -81,9 +80,11 @@ def _generator(
     options: dict[str, Any],
 ) -> protocols.Generator:
     if method == "extractive":
+        if model is not None or options:
+            raise ValueError("method='extractive' uses no model and no options of one; leave them out")
         return ExtractiveReader(**generation)
-    if model is None and "base_url" not in options:
-        raise ValueError(f"method={method!r} needs a model: model_name=..., or base_url=... of a server")
+    if model is None and ("base_url" not in options or method == "fid"):
+        raise ValueError(f"method={method!r} needs a model: model_name=..., or base_url=... of a server (but for fid)")
     if method == "fid":
         return _fusion_in_decoder(model, options, generation)
     reader = _model(model, chosen(backend, _BACKENDS, "backend"), options)
@@ -100,7 +101,7 @@ def _model(model: Any, backend: str, options: dict[str, Any]) -> Any:
     if backend == "huggingface" and "base_url" not in options:
         return TransformersModel(model, **options)
     keys = options.pop("api_keys", None)  # Rankify takes several
-    address = options.pop("base_url", _OPENAI if backend == "openai" else None)
+    address = options.pop("base_url", OPENAI if backend == "openai" else None)
     if address is None:
         raise ValueError(f"backend={backend!r} is a server: say where it is, base_url='http://localhost:8000/v1'")
     key = options.pop("api_key", keys[0] if keys else None)
@@ -109,6 +110,8 @@ def _model(model: Any, backend: str, options: dict[str, Any]) -> Any:
 
 def _fusion_in_decoder(model: Any, options: dict[str, Any], generation: dict[str, Any]) -> FusionInDecoder:
     if not isinstance(model, str | Path):
-        return FusionInDecoder(model, options.pop("tokenizer"), **generation)
+        if set(options) != {"tokenizer"}:
+            raise ValueError("method='fid' with a model object needs its tokenizer, and nothing else: tokenizer=...")
+        return FusionInDecoder(model, options["tokenizer"], **generation)
     local = TransformersModel(model, **options)
     return FusionInDecoder(local.model, local.tokenizer, **generation)

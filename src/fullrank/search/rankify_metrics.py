@@ -70,7 +70,7 @@ class Metrics:
         ndcg_cuts: Sequence[int] = (10,),
         map_cuts: Sequence[int] = (100,),
         mrr_cuts: Sequence[int] = (10,),
-        qrel: str | Path | Mapping[str, Mapping[str, int]] = "",
+        qrel: str | Path | Mapping[str, Mapping[str, int]] | None = None,
         use_reordered: bool = False,
     ) -> dict[str, float]:
         """nDCG, MAP and MRR as trec_eval computes them with -c, as "ndcg@10", "map@100", "mrr@10".
@@ -85,9 +85,11 @@ class Metrics:
             use_reordered: whether the re-ranked order counts.
 
         Raises:
-            ValueError: no documents, one without id, or judgements and documents without a common question.
+            ValueError: no judgements, no documents, one without id, or no question in both.
             FileNotFoundError: there is no such file.
         """
+        if qrel is None:
+            raise ValueError("qrel=None: give judgements, or the path of a TREC qrels file")
         judged = Qrels.load(qrel) if isinstance(qrel, str | Path) else Qrels(qrel)
         cuts = {"ndcg": ("nDCG", ndcg_cuts), "map": ("AP", map_cuts), "mrr": ("RR", mrr_cuts)}
         names = {f"{name}@{k}": f"{measure}@{k}" for name, (measure, ks) in cuts.items() for k in ks}

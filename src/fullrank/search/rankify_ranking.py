@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from fullrank.search import protocols
@@ -13,42 +14,55 @@ from fullrank.search.answering import known, reordered
 from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.dense import DenseRetriever
 from fullrank.search.hybrid import HybridRetriever
+from fullrank.search.language_model import LanguageModel
+from fullrank.search.local_model import TransformersModel
 from fullrank.search.protocols import Queries, Ranking
 from fullrank.search.rankify_data import Context, Document
 from fullrank.search.rerankers import reranker
 from fullrank.search.run import Run, at_least_one
+from fullrank.search.server_model import ServerModel
 
 Corpus = Sequence[Document | Context | protocols.Document | Mapping[str, Any] | str]
+
+OPENAI = "https://api.openai.com/v1"
+_RETRIEVERS = ("bm25", "dense", "bge", "hybrid")
+_PROMPTED = ("rankgpt", "prp")  # re-rankers that ask a language model in words
 
 
 class Retriever:
     """Finds contexts for questions in a corpus.
 
     Args:
-        method: "bm25"; "dense", "bge", "contriever" or "ance" for an encoder; "hybrid" for BM25 and an encoder, fused
-            by reciprocal rank.
+        method: "bm25"; "dense" or "bge" for cosines of an encoder's vectors; "hybrid" for both, fused by reciprocal
+            rank.
         n_docs: contexts per question.
+        index_folder: an index that `fullrank index` made; with `--meaning`, if vectors are compared.
         encoder_name: a local folder, or an object with `encode(texts)`; the bundled all-MiniLM-L6-v2 by default.
-        **options: of the method, such as `k1`.
+        **options: of `BM25Retriever` such as `k1`, or of `HybridRetriever` such as `weights`.
+
+    Attributes:
+        documents: what is indexed, by id.
 
     Raises:
         ValueError: an unknown method, or `n_docs` below 1.
+        FileNotFoundError: the folder holds no index.
     """
 
-    def __init__(self, method: str = "bm25", n_docs: int = 10, encoder_name: Any = None, **options: Any) -> None:
-        methods: dict[str, Callable[[], Any]] = {
-            "bm25": lambda: BM25Retriever(**options),
-            **dict.fromkeys(("dense", "bge", "contriever", "ance"), lambda: DenseRetriever(encoder_name, **options)),
-            "hybrid": lambda: [BM25Retriever(), DenseRetriever(encoder_name)],
-        }
-        self.method, self.n_docs, self._options = (
-            chosen(method, tuple(methods), "method"),
-            at_least_one(n_docs),
-            options,
-        )
-        self._parts = methods[self.method]()
+    def __init__(
+        self,
+        method: str = "bm25",
+        n_docs: int = 10,
+        index_folder: str | Path | None = None,
+        encoder_name: Any = None,
+        **options: Any,
+    ) -> None:
+        self.method, self.n_docs = chosen(method, _RETRIEVERS, "method"), at_least_one(n_docs)
+        self._encoder, self._options, self._folder = encoder_name, options, index_folder
+        self._indexed: dict[str, protocols.Document] = {}  # one object for good: ReAct reads from it
+        self.documents: Mapping[str, protocols.Document] = self._indexed
         self._retriever: protocols.Retriever | None = None
-        self.documents: dict[str, protocols.Document] = {}
+        if index_folder is not None:
+            self._open(Path(index_folder))
 
     def index(self, corpus: Corpus) -> Retriever:
         """Index a corpus, in place of the one before.
@@ -58,15 +72,15 @@ class Retriever:
                 `Document`s; without ids they are numbered.
 
         Raises:
-            ValueError: an empty corpus, an id twice, or a context without text.
+            ValueError: an empty corpus, an id twice, a context without text, or an index that was opened from a folder.
         """
+        if self._folder is not None:
+            raise ValueError(f"{self._folder} is searched; for a corpus make another Retriever, without index_folder")
         documents = collection(corpus)
-        parts = self._parts if isinstance(self._parts, list) else [self._parts]
-        for part in parts:
-            part.build(documents)
-        self._retriever = HybridRetriever(parts, **self._options) if isinstance(self._parts, list) else self._parts
-        self.documents.clear()  # kept as one object: ReAct reads from it
-        self.documents.update({document.id: document for document in documents})
+        protocols.identifiers(documents)
+        self._retriever = self._build(documents)
+        self._indexed.clear()
+        self._indexed.update({document.id: document for document in documents})
         return self
 
     def search(self, queries: Queries, k: int = 10) -> Run:
@@ -76,7 +90,7 @@ class Retriever:
             RuntimeError: nothing is indexed yet.
         """
         if self._retriever is None:
-            raise RuntimeError("nothing is indexed yet: call index(corpus) first")
+            raise RuntimeError("nothing is indexed yet: call index(corpus) first, or open a folder: index_folder=...")
         return self._retriever.search(queries, k)
 
     def retrieve(self, documents: Sequence[Document]) -> list[Document]:
@@ -94,6 +108,23 @@ class Retriever:
             document.reorder_contexts = None
         return list(documents)
 
+    def _open(self, folder: Path) -> None:
+        keyword = BM25Retriever.load(folder)
+        self.documents = keyword.documents
+        if self.method == "bm25":
+            self._retriever = keyword
+            return
+        dense = DenseRetriever.load(folder / "meaning", self._encoder)
+        self._retriever = HybridRetriever([keyword, dense], **self._options) if self.method == "hybrid" else dense
+
+    def _build(self, documents: list[protocols.Document]) -> protocols.Retriever:
+        if self.method == "bm25":
+            return BM25Retriever(**self._options).build(documents)
+        dense = DenseRetriever(self._encoder).build(documents)
+        if self.method != "hybrid":
+            return dense
+        return HybridRetriever([BM25Retriever().build(documents), dense], **self._options)
+
     def _context(self, id: str, score: float, answers: Sequence[str]) -> Context:
         found = known(self.documents, id)
         holds = has_answer(found.text, answers) if answers else None
@@ -104,16 +135,33 @@ class Reranking:
     """Orders the contexts of documents anew.
 
     Args:
-        method: see `fullrank.search.reranker`, or an object with `rerank(query, documents)`.
-        model_name: a name or folder for the method to load, if it has a model.
+        method: see `fullrank.search.reranker`; "rankgpt-api" and "prp-api" ask a server; or an object with
+            `rerank(query, documents)`.
+        model_name: a name, a folder or an object for the method to use.
+        api_key: of the server.
+        base_url: of the server; OpenAI's by default.
         **options: of the method.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, or one without its model.
     """
 
-    def __init__(self, method: str | protocols.Reranker, model_name: Any = None, **options: Any) -> None:
-        self.reranker = method if isinstance(method, protocols.Reranker) else reranker(method, model_name, **options)
+    def __init__(
+        self,
+        method: str | protocols.Reranker,
+        model_name: Any = None,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        **options: Any,
+    ) -> None:
+        if not isinstance(method, str):
+            self.reranker = method
+            return
+        name = method.lower().removesuffix("-api")
+        if name in _PROMPTED and model_name is not None:
+            server = base_url is not None or name != method.lower()
+            model_name = _asked_model(model_name, base_url or OPENAI if server else None, api_key)
+        self.reranker = reranker(name, model_name, **options)
 
     def rank(self, documents: Sequence[Document]) -> list[Document]:
         """Fill `reorder_contexts`, with the re-ranker's scores, and give the documents back; `contexts` stay.
@@ -126,13 +174,13 @@ class Reranking:
         return list(documents)
 
     def _reordered(self, document: Document) -> list[Context]:
-        read = [context.to_document() for context in document.contexts]
-        by_id = dict(zip(protocols.identifiers(read), document.contexts, strict=True)) if read else {}
-        if not read:
+        if not document.contexts:
             return []
-        old = tuple(-float(number) for number in range(len(read)))
-        new = reordered(self.reranker, Ranking(document.question.question, tuple(read), old))
-        return [replace(by_id[d.id], score=score) for d, score in zip(new.documents, new.scores, strict=True)]
+        read = [context.to_document() for context in document.contexts]
+        by_id = dict(zip(protocols.identifiers(read), document.contexts, strict=True))
+        places = tuple(-float(place) for place in range(len(read)))
+        new = reordered(self.reranker, Ranking(document.question.question, tuple(read), places))
+        return [replace(by_id[found.id], score=score) for found, score in zip(new.documents, new.scores, strict=True)]
 
 
 def chosen(name: str, names: Sequence[str], what: str) -> str:
@@ -149,19 +197,35 @@ def chosen(name: str, names: Sequence[str], what: str) -> str:
 
 
 def collection(corpus: Corpus) -> list[protocols.Document]:
-    """A corpus in any form as documents; the contexts of several questions once each."""
-    contexts: list[Context | protocols.Document] = []
-    for entry in corpus:
+    """A corpus in any form as documents; a context that several questions share stands there once."""
+    found: list[protocols.Document] = []
+    shared: dict[str, protocols.Document] = {}
+    for number, entry in enumerate(corpus):
         if isinstance(entry, Document):
-            contexts += entry.contexts
-        elif isinstance(entry, Context | protocols.Document):
-            contexts.append(entry)
+            shared.update({context.id: context for context in map(Context.to_document, entry.contexts)})
         else:
-            contexts.append(Context(text=entry) if isinstance(entry, str) else Context.from_dict(entry))
-    numbered = [
-        replace(context, id=str(number)) if context.id is None else context for number, context in enumerate(contexts)
-    ]
-    documents = [context.to_document() if isinstance(context, Context) else context for context in numbered]
-    if any(isinstance(entry, Document) for entry in corpus):
-        documents = list({document.id: document for document in documents}.values())
-    return documents
+            found.append(_searched(entry, number))
+    return [*found, *shared.values()]
+
+
+def contexts_of(given: Sequence[Context | Mapping[str, Any] | str]) -> list[Context]:
+    """Contexts in any form; without ids they are numbered."""
+    return [_numbered(entry, number) for number, entry in enumerate(given)]
+
+
+def _searched(entry: Context | protocols.Document | Mapping[str, Any] | str, number: int) -> protocols.Document:
+    return entry if isinstance(entry, protocols.Document) else _numbered(entry, number).to_document()
+
+
+def _numbered(entry: Context | Mapping[str, Any] | str, number: int) -> Context:
+    if isinstance(entry, str):
+        return Context(id=number, text=entry)
+    context = entry if isinstance(entry, Context) else Context.from_dict(entry)
+    return replace(context, id=number) if context.id is None else context
+
+
+def _asked_model(model: Any, address: str | None, key: str | None) -> LanguageModel | Any:
+    """A language model by its name, on a server if there is an address; an object as it is."""
+    if not isinstance(model, str | Path):
+        return model
+    return TransformersModel(model) if address is None else ServerModel(address, str(model), key)
