@@ -102,6 +102,8 @@ def test_titles_and_numbers():
     assert passages(documents, 3) == (
         "<passage 3>\nTitle: The Title\none\n</passage 3>\n\n<passage 4>\ntwo\n</passage 4>"
     )
+    both = filled("{contexts}|{question}", "{contexts}?", [Document("a", "{question} {contexts}")])
+    assert both.text == "<passage 1>\n{question} {contexts}\n</passage 1>|{contexts}?"
     assert "(no passages)" in filled(TEMPLATE, "q").text
 
 
