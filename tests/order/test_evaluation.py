@@ -56,7 +56,8 @@ def test_agrees_with_ir_measures_and_the_formulas(case):
 IDS = st.sampled_from([f"d{number}" for number in range(14)] + ["ä", "Z"])
 # trec_eval crashes where every judgement of a query is negative.
 GRADES = st.dictionaries(IDS, st.integers(-2, 3), max_size=12).map(lambda grades: {**grades, "d0": 0})
-SCORES = st.dictionaries(IDS, st.sampled_from([0.0, 0.5, 1.0, 1.0 + 1e-9, 1e30, -2.5]), min_size=1, max_size=12)
+POINTS = st.sampled_from([0.0, -0.0, 0.5, 1.0, 1.0 + 1e-9, 1e30, -1e-30, -2.5, -2.0])
+SCORES = st.dictionaries(IDS, POINTS, min_size=1, max_size=12)
 QUERIES = st.sampled_from(["1", "10", "2", "q"])
 NAMES = [
     "map", "map_cut_3", "ndcg", "ndcg_cut_5", "recip_rank", "P_2", "recall_4", "success_1", "Rprec", "bpref", "infAP",
@@ -112,6 +113,43 @@ def test_thresholds_are_those_of_ir_measures():
         assert found[name] == pytest.approx(known[measure])
 
 
+def test_gains_as_ir_measures_and_cuts_as_trec_eval_write_them():
+    qrels, run = {"a": {"x": 3, "y": 1}}, {"a": {"z": 4.0, "y": 3.0, "x": 2.0}}
+    found = evaluate(
+        qrels, run, ["nDCG(gains='exp2')@3", "nDCG(dcg='exp-log2')@3", "nDCG(dcg='log2')@3", "ndcg_cut.3", "P.2", "P@2"]
+    )
+    values = list(found.values())
+    assert values[0] == values[1] == pytest.approx((1 / np.log2(3) + 7 / 2) / (7 + 1 / np.log2(3)))
+    assert values[2] == values[3] == pytest.approx((1 / np.log2(3) + 3 / 2) / (3 + 1 / np.log2(3)))
+    assert values[4] == values[5] == 0.5
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.dictionaries(QUERIES, GRADES, min_size=1), SCORES, st.integers(1, 14))
+def test_expected_reciprocal_rank_is_a_walk_down(qrels, scores, cutoff):
+    run = dict.fromkeys(qrels, scores)
+    found = evaluate(qrels, run, [f"ERR@{cutoff}", "ERR"])
+    top = max(max(grades.values()) for grades in qrels.values())
+    for query in found.queries:
+        going, gained = 1.0, [0.0]
+        for rank, (id, _) in enumerate(Run(run).ranking(query), 1):
+            stop = (2 ** max(qrels[query].get(id, 0), 0) - 1) / 2 ** max(top, 0)
+            gained.append(gained[-1] + going * stop / rank)
+            going *= 1 - stop
+        assert found.per_query["ERR"][query] == pytest.approx(gained[-1])
+        assert found.per_query[f"ERR@{cutoff}"][query] == pytest.approx(gained[min(cutoff, len(gained) - 1)])
+
+
+def test_grades_from_a_table_are_whole_floats(unchecked):
+    qrels = {"a": {"x": np.float64(2), "y": 0.0}}
+    assert evaluate(qrels, {"a": {"y": 2.0, "x": 1.0}}, "RR") == {"RR": 0.5}
+
+
+def test_prints_a_line_a_measure():
+    found = evaluate({"a": {"x": 1}}, {"a": {"x": 1.0}}, ["RR", "nDCG@10"])
+    assert str(found) == "RR       1.0000\nnDCG@10  1.0000"
+
+
 def test_ids_of_any_kind_and_empty_rankings():
     found = evaluate({1: {7: 1}, 2: {8: 1}}, {"1": {"7": 0.5}, 2: {}}, ["RR", "NumQ"])
     assert found == {"RR": 1.0, "NumQ": 1.0}
@@ -139,6 +177,9 @@ def test_the_table_has_a_row_a_query():
         ("nDCG(gains='cubic')", "accepted: linear"),
         ("RBP(p=2)", "between 0 and 1"),
         ("AP(rel=x)", "rel=x"),
+        ("AP(rel=1,rel=2)", "rel=2 is given twice"),
+        ("nDCG(gains='exp2',dcg='log2')", "is given twice"),
+        ("nDCG(dcg='exp2')", "accepted: log2, exp-log2"),
         ("@10", "cannot be read"),
     ],
 )
@@ -148,8 +189,12 @@ def test_names_that_cannot_be_measured(name, words):
 
 
 def test_bad_input(unchecked):
-    with pytest.raises(ValueError, match="query 'q': the score of 'b' is NaN"):
-        evaluate({"q": {"a": 1}}, {"q": {"a": 1.0, "b": float("nan")}}, "AP")
+    for odd in (float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(ValueError, match=f"query 'q': the score of 'b' is {odd}; a ranking needs finite numbers"):
+            evaluate({"q": {"a": 1}}, {"q": {"a": 1.0, "b": odd}}, "AP")
+    for odd in (0.5, None, "1"):
+        with pytest.raises(ValueError, match=f"query 'q': the grade of 'b' is {odd!r}; grades are whole numbers"):
+            evaluate({"q": {"a": 1, "b": odd}}, {"q": {"a": 1.0}}, "AP")
     with pytest.raises(ValueError, match=r"qrels has 1 queries \('p'\), run has none"):
         evaluate({"p": {"a": 1}}, {}, "AP")
     with pytest.raises(ValueError, match="measures=\\[\\] measures nothing"):

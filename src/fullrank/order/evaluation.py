@@ -25,6 +25,11 @@ class Evaluation(dict[str, float]):
         super().__init__({measure.name: _aggregate(measure, per_query[measure.name]) for measure in measures})
         self.per_query = {name: dict(values) for name, values in per_query.items()}
 
+    def __str__(self) -> str:
+        """A line a measure."""
+        width = max(map(len, self))
+        return "\n".join(f"{name:<{width}}  {value:.4f}" for name, value in self.items())
+
     @property
     def queries(self) -> tuple[str, ...]:
         """The queries that were measured, sorted."""
@@ -53,7 +58,8 @@ def evaluate(qrels: Grades, run: Scores, measures: Sequence[str] | str, missing:
         Means by measure; `.per_query` holds the single values.
 
     Raises:
-        ValueError: an unknown measure, no measure, no shared query, or a score that is NaN.
+        ValueError: an unknown measure, no measure, no shared query, a score that is not finite, or a grade that is not
+            a whole number.
     """
     if missing not in get_args(Missing):
         raise ValueError(f"missing={missing!r} is not known; accepted: {', '.join(get_args(Missing))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ def judged_rankings(qrels: Grades, run: Scores) -> JudgedRankings:
     """Flatten the queries that both have; ids become text.
 
     Raises:
-        ValueError: they share no query, a score is NaN, or two ids have the same text.
+        ValueError: they share no query, a score is not finite, a grade is not a whole number, or two ids have the
+            same text.
     """
     grades, scores = _by_text(qrels, "qrels"), _by_text(run, "run")
     queries = sorted(query for query, found in scores.items() if found and grades.get(query))
@@ -101,13 +103,13 @@ def judged_rankings(qrels: Grades, run: Scores) -> JudgedRankings:
         found.extend(documents.values())
         known.extend(map(judgements.get, documents))
     query = np.repeat(np.arange(len(queries)), lengths)
-    values = as_float32(found)
+    values = np.array(found, dtype=np.float64)
     _check_scores(values, query, queries, ids)
-    order = flat_trec_order(query, ids, values)
+    order = flat_trec_order(query, ids, as_float32(values))
     judged = np.array([grade is not None for grade in known], dtype=bool)
-    grade = np.array([0 if grade is None else grade for grade in known], dtype=np.int64)
+    pool = _pooled(grades, queries)
     pool_query = np.repeat(np.arange(len(queries)), [len(grades[query]) for query in queries])
-    pool = np.fromiter((grade for name in queries for grade in grades[name].values()), np.int64, len(pool_query))
+    grade = np.array([0 if grade is None else grade for grade in known], dtype=np.int64)
     best_first = np.lexsort((-pool, pool_query))
     return JudgedRankings(
         tuple(queries),
@@ -122,12 +124,27 @@ def judged_rankings(qrels: Grades, run: Scores) -> JudgedRankings:
 
 
 def _check_scores(values: np.ndarray, query: np.ndarray, queries: list[str], ids: list[str]) -> None:
-    wrong = np.flatnonzero(np.isnan(values))
+    wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         place = int(wrong[0])
         raise ValueError(
-            f"query {queries[query[place]]!r}: the score of {ids[place]!r} is NaN; a ranking needs numbers"
+            f"query {queries[query[place]]!r}: the score of {ids[place]!r} is {values[place]}; a ranking needs finite "
+            f"numbers"
         )
+
+
+def _pooled(grades: Mapping[str, Mapping[str, Any]], queries: list[str]) -> Int[np.ndarray, " judgements"]:
+    """All grades, query by query."""
+    pool = np.array([grade for query in queries for grade in grades[query].values()])
+    if pool.dtype.kind in "iub":
+        return pool.astype(np.int64)
+    for query in queries:
+        for document, grade in grades[query].items():
+            if not (isinstance(grade, Real) and float(grade).is_integer()):
+                raise ValueError(
+                    f"query {query!r}: the grade of {document!r} is {grade!r}; grades are whole numbers, such as 0 or 1"
+                )
+    return pool.astype(np.int64)
 
 
 def _by_text(entries: Mapping[Any, Mapping[Any, Any]], name: str) -> dict[str, Mapping[str, Any]]:
@@ -139,7 +156,7 @@ def _by_text(entries: Mapping[Any, Mapping[Any, Any]], name: str) -> dict[str, M
 
 
 def _ids_as_text(documents: Mapping[Any, Any], name: str, query: Any) -> Mapping[str, Any]:
-    if all(type(id) is str for id in documents):
+    if set(map(type, documents)) <= {str}:
         return documents
     made = {str(id): value for id, value in documents.items()}
     if len(made) < len(documents):

@@ -124,14 +124,12 @@ def expected_reciprocal_rank(rankings: JudgedRankings, cutoff: int | None = None
     stop = np.where(rankings.judged, _gain(rankings.grade, "exp2"), 0) / 2.0 ** max(rankings.top_grade, 0)
     values = np.zeros(rankings.count)
     going = np.ones(rankings.count)  # probability of reading on
-    deepest = int(rankings.rank.max()) if cutoff is None else cutoff
-    for rank in range(1, deepest + 1):
-        at = rankings.rank == rank
-        if not at.any():
-            break
-        query = rankings.query[at]
-        values[query] += going[query] * stop[at] / rank
-        going[query] *= 1 - stop[at]
+    longest = int(rankings.retrieved.max())
+    for rank in range(1, longest + 1 if cutoff is None else min(longest, cutoff) + 1):
+        query = np.flatnonzero(rankings.retrieved >= rank)
+        stopped = stop[rankings.starts[query] + rank - 1]
+        values[query] += going[query] * stopped / rank
+        going[query] *= 1 - stopped
     return values
 
 

@@ -15,6 +15,7 @@ from fullrank.order import measure_formulas as formulas
 from fullrank.order.judged_rankings import JudgedRankings
 
 _NOTATION = re.compile(r"([A-Za-z_]+)(?:\(([^()]*)\))?(?:@([0-9.]+))?")
+_TREC_CUT = re.compile(r"(\w+?)[_.]([0-9.]+)")
 _PARAMETER = re.compile(r"\s*(\w+)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|([^\s,'\"]+))\s*")
 Formula = Callable[..., Float[np.ndarray, " queries"]]
 
@@ -46,6 +47,12 @@ def _gains(text: str) -> str:
     return text
 
 
+def _dcg(text: str) -> str:
+    if text not in _IR_MEASURES_DCG:
+        raise ValueError(f"dcg={text!r} is not known; accepted: {', '.join(_IR_MEASURES_DCG)}")
+    return _IR_MEASURES_DCG[text]
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value < 1:
@@ -53,10 +60,14 @@ def _share(text: str) -> float:
     return value
 
 
+_IR_MEASURES_DCG = {"log2": "linear", "exp-log2": "exp2"}
+# A parameter that ir-measures names otherwise -> ours.
+_KEYWORDS = {"dcg": "gains"}
 _REL = {"rel": _level}
+_GAINS = {"gains": _gains, "dcg": _dcg}
 KINDS: dict[str, Kind] = {
-    "nDCG": Kind(formulas.ndcg, parameters={"gains": _gains}),
-    "DCG": Kind(formulas.dcg, parameters={"gains": _gains}),
+    "nDCG": Kind(formulas.ndcg, parameters=_GAINS),
+    "DCG": Kind(formulas.dcg, parameters=_GAINS),
     "AP": Kind(formulas.average_precision, parameters=_REL),
     "RR": Kind(formulas.reciprocal_rank, parameters=_REL),
     "P": Kind(formulas.precision, "must", _REL),
@@ -129,12 +140,14 @@ def parse_measure(name: str) -> Measure:
     """A measure by its name.
 
     Args:
-        name: `nDCG@10`, `nDCG(gains='exp2')@10`, `AP(rel=2)`, `RR@10`, `P@5`, `R@100`, `Success@1`, `Rprec`, `Bpref`,
-            `infAP`, `IPrec@0.1`, `ERR@20`, `RBP(p=0.8)`, `Judged@10`, `NumRet`, ...; or trec_eval's `map`,
-            `ndcg_cut_10`, `recip_rank`, `P_10`, `recall_100`.
+        name: `nDCG@10`, `nDCG(gains='exp2')@10` (or `nDCG(dcg='exp-log2')@10`, as ir-measures writes it),
+            `AP(rel=2)`, `RR@10`, `P@5`, `R@100`, `Success@1`, `Rprec`, `Bpref`, `infAP`, `IPrec@0.1`, `ERR@20`,
+            `RBP(p=0.8)` (of relevance by the threshold rel=1, not of grades), `Judged@10`, `NumRet`, ...; or
+            trec_eval's `map`, `ndcg_cut_10` (or `ndcg_cut.10`), `recip_rank`, `P_10`, `recall_100`.
 
     Raises:
-        ValueError: an unknown name or parameter, or a cut-off that is missing, out of place or out of range.
+        ValueError: an unknown name; a parameter that is unknown or given twice; or a cut-off that is missing, out of
+            place or out of range.
     """
     written = name if name in KINDS else _from_trec(name)
     matched = _NOTATION.fullmatch(written.strip())
@@ -157,8 +170,8 @@ def _from_trec(name: str) -> str:
     """A name of trec_eval in the other notation; any other as it is."""
     if name in _TREC_NAMES:
         return _TREC_NAMES[name]
-    base, _, cut = name.rpartition("_")
-    return f"{_TREC_CUTS[base]}@{cut}" if base in _TREC_CUTS else name
+    matched = _TREC_CUT.fullmatch(name)
+    return f"{_TREC_CUTS[matched[1]]}@{matched[2]}" if matched and matched[1] in _TREC_CUTS else name
 
 
 def _cutoff(kind: Kind, text: str | None) -> int | float | None:
@@ -185,9 +198,12 @@ def _options(kind: Kind, text: str) -> tuple[tuple[str, Any], ...]:
         matched = _PARAMETER.fullmatch(part)
         if matched is None or matched[1] not in known:
             raise ValueError(f"parameter {part!r} is not known; accepted: {', '.join(known) or 'none'}")
+        keyword = _KEYWORDS.get(matched[1], matched[1])
+        if keyword in found:
+            raise ValueError(f"{part} is given twice")
         value = next(group for group in matched.groups()[1:] if group is not None)
         try:
-            found[matched[1]] = known[matched[1]](value)
+            found[keyword] = known[matched[1]](value)
         except ValueError as error:
             raise ValueError(f"{part}: {error}") from error
     return tuple(found.items())

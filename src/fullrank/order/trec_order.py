@@ -37,7 +37,10 @@ def flat_trec_order(
         ids: of the documents.
         values: their scores as float32.
     """
-    order = np.lexsort((-values, queries))
+    # IEEE floats sort like their bits, those of negative numbers backwards; + 0 makes -0 the 0 that it equals.
+    bits = (values + np.float32(0)).view(np.int32)
+    ascending = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    order = np.argsort((queries.astype(np.int64) << 32) - ascending, kind="stable")
     starts = np.flatnonzero(np.diff(queries)) + 1
     _break_ties(order, values[order], ids, starts)
     return order
