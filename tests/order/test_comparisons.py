@@ -55,6 +55,23 @@ def test_holm_and_the_table():
         compare(systems, "poor", "AP")
 
 
+def test_differences_without_spread_and_with_hardly_any():
+    same = paired_test({str(n): 1.0 for n in range(5)}, {str(n): 0.5 for n in range(5)})
+    assert same == (0.5, 0.0, 5, 0)
+    nearly = paired_test({"a": 0.3, "b": 0.4, "c": 0.5}, {"a": 0.2, "b": 0.3, "c": 0.4})
+    assert nearly.p < 1e-20
+
+
+def test_randomisation_counts_the_signs():
+    # All eight signs of three equal differences: two of them, all plus and all minus, sum up as far from 0.
+    three = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}
+    zero = dict.fromkeys(three, 0.0)
+    assert paired_test(three, zero, "randomization").p == pytest.approx(2 / 8, abs=0.02)
+    assert paired_test(three, zero, "randomization", seed=1) != paired_test(three, zero, "randomization", seed=2)
+    many = {str(n): float(n % 3 - 1) for n in range(300_000)}
+    assert 0 < paired_test(many, dict.fromkeys(many, 0.0), "randomization", rounds=20).p <= 1
+
+
 ORDERS = st.permutations(list(range(7)))
 
 
@@ -74,7 +91,45 @@ def test_correlations_have_their_bounds(first, second):
     assert 0 <= rank_biased_overlap(first, second[:3]) <= 1 + 1e-9
 
 
+SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 3).map(float), min_size=1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ORDERS, ORDERS)
+def test_a_ranking_is_its_scores(first, second):
+    scores = [{item: -float(order.index(item)) for item in reversed(order)} for order in (first, second)]
+    for measure in (kendall_tau, weighted_tau, ap_correlation, rank_biased_overlap):
+        assert measure(first, second) == pytest.approx(measure(*scores))
+        assert measure(first, scores[1]) == pytest.approx(measure(scores[0], second))
+
+
+@settings(max_examples=25, deadline=None)
+@given(SCORES, SCORES, st.floats(0.1, 0.95))
+def test_overlap_with_ties(first, second, p):
+    overlap = rank_biased_overlap(first, second, p)
+    assert -1e-12 <= overlap <= 1 + 1e-9
+    assert overlap == pytest.approx(rank_biased_overlap(second, first, p))
+    assert rank_biased_overlap(first, first, p) == pytest.approx(1)
+    assert (overlap > 0) == bool(first.keys() & second.keys())
+
+
+@settings(max_examples=25, deadline=None)
+@given(ORDERS, ORDERS, st.integers(1, 7))
+def test_overlap_is_equation_32(first, second, s):
+    L, S, p = first, second[:s], 0.8
+    l, X = len(L), [len(set(L[:d]) & set(S[:d])) for d in range(len(L) + 1)]  # noqa: E741
+    agreement = sum(X[d] / d * p**d for d in range(1, l + 1))
+    missing = sum(X[s] * (d - s) / (s * d) * p**d for d in range(s + 1, l + 1))
+    known = (1 - p) / p * (agreement + missing) + ((X[l] - X[s]) / l + X[s] / s) * p**l
+    assert rank_biased_overlap(L, S, p) == pytest.approx(known)
+
+
 def test_by_hand():
+    # a, then b and c tied; against a, b, c: agreement 1, then 2 * 2 / (3 + 2), then 1.
+    tied = {"a": 2.0, "b": 1.0, "c": 1.0}
+    assert rank_biased_overlap(tied, "abc", p=0.5) == pytest.approx(0.5 * (1 + 0.5 * 0.8 + 0.25) + 0.125)
+    assert kendall_tau(tied, "abc") == pytest.approx(2 / (2 * 3) ** 0.5)
+    assert np.isnan(kendall_tau(dict.fromkeys("abc", 1.0), "abc"))
     assert ap_correlation("abc", "acb") == pytest.approx(2 / 2 * (1 / 1 + 1 / 2) - 1)
     assert rank_biased_overlap("abc", "xyz") == 0
     assert rank_biased_overlap("", "") == 1
@@ -91,7 +146,11 @@ def test_by_hand():
         (lambda: paired_test({"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 1.0}, "sign"), "test='sign'"),
         (lambda: kendall_tau({1: 1.0}, {2: 1.0}), "other items"),
         (lambda: kendall_tau({1: 1.0}, {1: 1.0}), "1 items are too few"),
-        (lambda: ap_correlation("ab", "ac"), "not the same items"),
+        (lambda: ap_correlation("ab", "ac"), "other items"),
+        (lambda: ap_correlation("ab", {"a": 1.0, "b": 1.0}), "reference has ties"),
+        (lambda: weighted_tau("ab", {"a": 1.0, "b": float("nan")}), "the score of 'b' is NaN"),
+        (lambda: kendall_tau("aab", "ab"), "'a' stands twice"),
+        (lambda: paired_test({"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 0.0}, "randomization", 0), "rounds=0"),
         (lambda: ap_correlation("a", "a"), "1 items are too few"),
         (lambda: rank_biased_overlap("aa", "a"), "stands twice"),
         (lambda: rank_biased_overlap("a", "a", 1.0), "p=1.0"),

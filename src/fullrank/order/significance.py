@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from scipy import stats
@@ -12,6 +12,7 @@ from fullrank.order.evaluation import Evaluation
 
 Test = Literal["t", "randomization"]
 PerQuery = Mapping[str, float]
+_SIGNS_AT_ONCE = 2**22  # drawn at a time, whatever the number of queries
 
 
 class Difference(NamedTuple):
@@ -40,7 +41,7 @@ def paired_test(first: PerQuery, second: PerQuery, test: Test = "t", rounds: int
         seed: of the randomisation.
 
     Raises:
-        ValueError: other queries, fewer than two, or an unknown test.
+        ValueError: other queries, fewer than two, an unknown test, or fewer rounds than one.
     """
     if first.keys() != second.keys():
         odd = sorted(set(first) ^ set(second))[:3]
@@ -49,6 +50,8 @@ def paired_test(first: PerQuery, second: PerQuery, test: Test = "t", rounds: int
         raise ValueError(f"{len(first)} queries are too few for a test; at least 2 are needed")
     if test not in get_args(Test):
         raise ValueError(f"test={test!r} is not known; accepted: {', '.join(get_args(Test))}")
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} is not accepted; at least 1 is needed, better 10,000")
     differences = np.array([first[query] - second[query] for query in sorted(first)])
     p = _p_value(differences, test, rounds, seed)
     return Difference(float(differences.mean()), p, int((differences > 0).sum()), int((differences < 0).sum()))
@@ -66,7 +69,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(
-    systems: Mapping[str, Evaluation], baseline: str, measure: str, test: Test = "t"
+    systems: Mapping[str, Evaluation], baseline: str, measure: str, test: Test = "t", seed: int = 0
 ) -> list[dict[str, float | int | str]]:
     """Every system against a baseline: mean, difference, and the probability of it by chance, Holm-corrected.
 
@@ -75,8 +78,10 @@ def compare(
         baseline: one of the names.
         measure: one of theirs.
         test: see `paired_test`.
+        seed: see `paired_test`.
 
     Raises:
+        ValueError: see `paired_test`.
         LookupError: no such baseline, or a system without the measure.
     """
     if baseline not in systems:
@@ -86,7 +91,7 @@ def compare(
         raise LookupError(f"{lacking} was not measured by {measure!r}; it has {', '.join(systems[lacking])}")
     others = [name for name in systems if name != baseline]
     reference = systems[baseline].per_query[measure]
-    found = [paired_test(systems[name].per_query[measure], reference, test) for name in others]
+    found = [paired_test(systems[name].per_query[measure], reference, test, seed=seed) for name in others]
     corrected = holm([difference.p for difference in found])
     return [
         {
@@ -104,10 +109,24 @@ def compare(
 def _p_value(differences: np.ndarray, test: Test, rounds: int, seed: int) -> float:
     if not differences.any():
         return 1.0
-    if test == "t":
-        # Differences that are all the same have no spread: the smallest probability.
-        found: Any = stats.ttest_1samp(differences, 0.0)
-        return float(found[1]) if np.ptp(differences) > 0 else 0.0
-    signs = np.random.default_rng(seed).choice((-1.0, 1.0), (rounds, len(differences)))
-    as_large = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
-    return float((as_large.sum() + 1) / (rounds + 1))
+    return _student(differences) if test == "t" else _randomized(differences, rounds, seed)
+
+
+def _student(differences: np.ndarray) -> float:
+    """Of t = mean / (spread / sqrt(n)), with n - 1 degrees of freedom; 0 where all differences are the same."""
+    n = len(differences)
+    error = differences.std(ddof=1) / np.sqrt(n)
+    return float(2 * stats.t.sf(abs(differences.mean()) / error, n - 1)) if error > 0 else 0.0
+
+
+def _randomized(differences: np.ndarray, rounds: int, seed: int) -> float:
+    """Share of random signs whose sum is at least as far from 0, the observed ones among them."""
+    moved = differences[differences != 0]
+    enough = abs(moved.sum()) * (1 - 1e-12)
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _SIGNS_AT_ONCE // len(moved))
+    as_large = 1
+    for begin in range(0, rounds, at_once):
+        signs = 2.0 * generator.integers(0, 2, (min(at_once, rounds - begin), len(moved)), dtype=np.int8) - 1
+        as_large += int((np.abs(signs @ moved) >= enough).sum())
+    return as_large / (rounds + 1)
