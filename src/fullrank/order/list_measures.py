@@ -15,6 +15,8 @@ Grades = Int[np.ndarray, "lists ranks"]
 Scores = Float[np.ndarray, "lists ranks"]
 Mask = Bool[np.ndarray, "lists ranks"]
 _OFFICIAL_EPS = 1e-8
+#: How often the queries of a bucket are asked, from bucket 0 for the most frequent to 9.
+BANDS = {"high": range(3), "mid": range(3, 7), "low": range(7, 10)}
 
 
 def ranked_grades(
@@ -31,15 +33,9 @@ def ranked_grades(
     Raises:
         ValueError: shapes that differ, a negative grade, or a score that is NaN.
     """
-    if scores.shape != grades.shape or scores.ndim != 2 or (mask is not None and mask.shape != scores.shape):
-        raise ValueError(f"scores of shape {scores.shape} and grades of {grades.shape} do not fit; (lists, ranks) each")
     if ties not in get_args(Ties):
         raise ValueError(f"ties={ties!r} is not known; accepted: first, last")
-    there = np.ones(scores.shape, dtype=bool) if mask is None else mask
-    for name, wrong in (("scores", np.isnan(scores) & there), ("grades", (grades < 0) & there)):
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0].tolist()
-            raise ValueError(f"{name}[{row}, {column}] is {(scores if name == 'scores' else grades)[row, column]}")
+    there = _checked(scores, grades, mask)
     places = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     order = np.lexsort((places if ties == "first" else -places, np.where(there, -scores, np.inf)), axis=1)
     return np.take_along_axis(np.where(there, grades, 0), order, axis=1), there.sum(1)
@@ -82,14 +78,17 @@ def err(
     ties: Ties = "first",
 ) -> Float[np.ndarray, " lists"]:
     """ERR@k: a reader stops at rank i with probability (2^g - 1) / 2^`top_grade`."""
-    stop = (np.exp2(ranked_grades(scores, grades, mask, ties)[0][:, :k]) - 1) / 2**top_grade
+    ranked, _ = ranked_grades(scores, grades, mask, ties)
+    if ranked.max(initial=0) > top_grade:
+        raise ValueError(f"there is a grade of {ranked.max()}, above top_grade={top_grade}; give the highest there is")
+    stop = (np.exp2(_first(ranked, k)) - 1) / 2**top_grade
     reading = np.cumprod(np.concatenate([np.ones((len(stop), 1)), 1 - stop[:, :-1]], axis=1), axis=1)
     return (reading * stop / np.arange(1, stop.shape[1] + 1)).sum(1)
 
 
 def pnr(scores: Scores, grades: Grades, mask: Mask | None = None) -> tuple[int, int]:
     """Concordant and discordant pairs over all lists; ties of score or grade are neither. Their quotient is PNR."""
-    there = np.ones(scores.shape, dtype=bool) if mask is None else mask
+    there = _checked(scores, grades, mask)
     concordant = discordant = 0
     for s, g, m in zip(scores, grades, there, strict=True):
         agreement = np.sign(s[m][:, None] - s[m]) * np.sign(g[m][:, None] - g[m])
@@ -99,7 +98,10 @@ def pnr(scores: Scores, grades: Grades, mask: Mask | None = None) -> tuple[int, 
 
 
 def benchmark_table(
-    lists: Sequence[Sequence[tuple[float, int]]], ks: Sequence[int] = (1, 3, 5, 10), official: bool = True
+    lists: Sequence[Sequence[tuple[float, int]]],
+    ks: Sequence[int] = (1, 3, 5, 10),
+    official: bool = True,
+    buckets: Sequence[int] | None = None,
 ) -> dict[str, float]:
     """The measures of the Baidu-ULTR benchmark: means of DCG@k, nDCG@k and ERR@k, and PNR.
 
@@ -109,12 +111,43 @@ def benchmark_table(
         official: as the published code: the later of equal scores ranks higher, lists shorter than k are left out of
             nDCG@k and ERR@k, and lists without a relevant document have an nDCG of 0. Otherwise the first of equal
             scores ranks higher, short lists count, and lists without a relevant document are left out.
+        buckets: of the queries' frequency, 0 to 9; then the measures of the frequent, the middling and the rare
+            queries follow, as "high_dcg@1", "mid_dcg@1", "low_dcg@1", ..., where there are any.
+
+    Returns:
+        Means by name; NaN where no list counts.
 
     Raises:
-        ValueError: no lists.
+        ValueError: no lists, a k below 1, another number of buckets than of lists, a bucket outside 0 to 9, or a grade
+            outside 0 to 4.
     """
     if not lists:
         raise ValueError("lists=[] leaves nothing to measure; give at least one")
+    table = _benchmark_row(lists, ks, official)
+    for band, members in _banded(lists, buckets).items():
+        table |= {f"{band}_{name}": value for name, value in _benchmark_row(members, ks, official).items()}
+    return table
+
+
+def _banded(
+    lists: Sequence[Sequence[tuple[float, int]]], buckets: Sequence[int] | None
+) -> dict[str, list[Sequence[tuple[float, int]]]]:
+    """The lists of every band that has some."""
+    if buckets is None:
+        return {}
+    if len(buckets) != len(lists):
+        raise ValueError(f"{len(buckets)} buckets for {len(lists)} lists; one each is needed")
+    unknown = next((bucket for bucket in buckets if bucket not in range(10)), None)
+    if unknown is not None:
+        raise ValueError(f"bucket {unknown!r} is not known; there are 0 (the most frequent queries) to 9")
+    bands = {
+        band: [entries for entries, bucket in zip(lists, buckets, strict=True) if bucket in of]
+        for band, of in BANDS.items()
+    }
+    return {band: members for band, members in bands.items() if members}
+
+
+def _benchmark_row(lists: Sequence[Sequence[tuple[float, int]]], ks: Sequence[int], official: bool) -> dict[str, float]:
     scores, grades, mask = padded_lists(lists)
     ties: Ties = "last" if official else "first"
     lengths = mask.sum(1)
@@ -143,14 +176,33 @@ def padded_lists(lists: Sequence[Sequence[tuple[float, int]]]) -> tuple[Any, Any
     return scores, grades, mask
 
 
+def _checked(scores: Scores, grades: Grades, mask: Mask | None) -> Mask:
+    """Where there is a document, if scores and grades can be measured."""
+    if scores.shape != grades.shape or scores.ndim != 2 or (mask is not None and mask.shape != scores.shape):
+        raise ValueError(f"scores of shape {scores.shape} and grades of {grades.shape} do not fit; (lists, ranks) each")
+    there = np.ones(scores.shape, dtype=bool) if mask is None else mask
+    for name, values, wrong in (("scores", scores, np.isnan(scores)), ("grades", grades, grades < 0)):
+        if (wrong & there).any():
+            row, column = np.argwhere(wrong & there)[0].tolist()
+            accepted = "a number is needed" if name == "scores" else "grades are 0 or more"
+            raise ValueError(f"{name}[{row}, {column}] is {values[row, column]}; {accepted}")
+    return there
+
+
+def _first(ranked: Grades, k: int | None) -> Int[np.ndarray, "lists first"]:
+    if k is not None and k < 1:
+        raise ValueError(f"k={k} is not accepted; at least 1 is needed, or None for all ranks")
+    return ranked[:, :k]
+
+
 def _discounted(ranked: Grades, k: int | None, gain: Gain) -> Float[np.ndarray, " lists"]:
     if gain not in get_args(Gain):
         raise ValueError(f"gain={gain!r} is not known; accepted: exp2 (2^grade - 1), linear")
-    first = ranked[:, :k].astype(np.float64)
+    first = _first(ranked, k).astype(np.float64)
     worth = np.exp2(first) - 1 if gain == "exp2" else first
     return (worth / np.log2(np.arange(2, first.shape[1] + 2))).sum(1)
 
 
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else 0.0
+    return float(known.mean()) if len(known) else float("nan")
