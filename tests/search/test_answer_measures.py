@@ -15,6 +15,7 @@ from fullrank.search.answer_measures import (
     normalized,
     rouge_l,
     token_overlap,
+    top_k_accuracy,
 )
 
 
@@ -46,7 +47,8 @@ def test_agrees_with_the_original_and_the_recommended(case):
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_bounds_and_agreement(first, second):
     assert exact_match(first, first)
-    assert contains(first + " " + second, first) or normalized(first) not in normalized(first + " " + second)
+    both, part = normalized(first + " " + second), normalized(first)
+    assert contains(first + " " + second, first) == (part in both and (part != "" or both == ""))
     f1, precision, recall = token_overlap(first, second)
     assert 0 <= min(precision, recall) <= f1 + 1e-12
     assert f1 <= max(precision, recall) + 1e-12 <= 1 + 1e-9
@@ -55,7 +57,42 @@ def test_bounds_and_agreement(first, second):
     assert rouge_l(first, first) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "f1"),
+    [
+        ("北京。", "北京", 1),
+        ("北京市", "北京", 0.8),
+        ("“Ｐａｒｉｓ”", "paris", 1),
+        ("nai\u0308ve Bayes", "naïve bayes", 1),
+        ("STRASSE", "Straße", 1),
+        ("กรุงเทพ", "กรุงเทพ", 1),
+        ("北京", "上海", 0),
+        ("…", "!", 1),
+    ],
+)
+def test_answers_of_all_scripts(answer, gold, f1):
+    assert token_overlap(answer, gold, "unicode").f1 == pytest.approx(f1)
+    assert exact_match(answer, gold, "unicode") == (f1 == 1)
+
+
+def test_accuracy_of_the_first_texts():
+    texts = [["Lyon lies south.", "Paris is a city."], ["Nothing here."], ["Rome!"]]
+    gold = [["Paris"], ["Bonn"], "rome"]
+    assert top_k_accuracy(texts, gold, 1) == pytest.approx(1 / 3)
+    assert top_k_accuracy(texts, gold, 2) == top_k_accuracy(texts, gold, 9) == pytest.approx(2 / 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(st.characters(max_codepoint=127), max_size=20))
+def test_tokens_of_plain_text_are_those_of_any(text):
+    assert has_answer(text + " é", text) == any(c.isprintable() and c != " " for c in text)
+
+
 def test_answers_in_texts():
+    assert has_answer("他住在　北京市。", ["在北京"])
+    assert has_answer("กรุงเทพมหานคร", ["กรุงเทพ"])
+    assert not contains("anything", "the")
+    assert contains("", "the")
     assert has_answer("The Eiffel Tower, in PARIS.", ["paris"])
     assert has_answer("café au lait", "cafe\u0301")
     assert not has_answer("comparison", "paris")
@@ -74,3 +111,12 @@ def test_by_hand():
         exact_match("x", [])
     with pytest.raises(ValueError, match="2 lists of gold answers for 1 answers"):
         corpus_bleu(["x"], [["x"], ["y"]])
+    with pytest.raises(ValueError, match="2 lists of gold answers for 0 lists of texts"):
+        top_k_accuracy([], [["x"], ["y"]], 1)
+    with pytest.raises(ValueError, match="k=0 is not accepted"):
+        top_k_accuracy([["x"]], [["x"]], 0)
+
+
+def test_an_unknown_normalizer(unchecked):
+    with pytest.raises(ValueError, match="normalizer='dpr' is not known; accepted: squad, unicode, rankify"):
+        exact_match("x", ["x"], "dpr")

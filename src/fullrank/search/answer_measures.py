@@ -9,16 +9,20 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-Normalizer = Literal["squad", "rankify"]
+Normalizer = Literal["squad", "unicode", "rankify"]
 Answers = Sequence[str] | str
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NOT_PLAIN = re.compile(r"[^a-z0-9 ]")
-# Scripts without spaces, in which every character is a token of its own.
-_SPACELESS = re.compile("[\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+_ASCII_TOKEN = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
+# Scripts without spaces, in which every character is a token of its own: Thai, Lao, Tibetan, Burmese, Khmer, those of
+# China and Japan.
+_SPACELESS = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
+)
 
 
 class Overlap(NamedTuple):
@@ -40,9 +44,18 @@ def normalized(text: str, normalizer: Normalizer = "squad") -> str:
 
     Args:
         text: any script.
-        normalizer: "squad": lower case, no ASCII punctuation, no articles, single spaces. "rankify": the same, and
-            every character outside a-z and 0-9 is lost, so that any two answers in another script are equal.
+        normalizer: "squad": lower case, no ASCII punctuation, no articles, single spaces. "unicode": the same with the
+            cases, widths, accents' spellings and punctuation of all scripts, and every character a token of its own
+            where a script has no spaces. "rankify": as "squad", and every character outside a-z and 0-9 is lost, so
+            that any two answers in another script are equal.
+
+    Raises:
+        ValueError: an unknown normalizer.
     """
+    if normalizer not in get_args(Normalizer):
+        raise ValueError(f"normalizer={normalizer!r} is not known; accepted: {', '.join(get_args(Normalizer))}")
+    if normalizer == "unicode":
+        text = _folded(text)
     bare = _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION))
     return " ".join((_NOT_PLAIN.sub("", bare) if normalizer == "rankify" else bare).split())
 
@@ -60,15 +73,17 @@ def exact_match(answer: str, gold: Answers, normalizer: Normalizer = "squad") ->
 def contains(answer: str, gold: Answers, normalizer: Normalizer = "squad") -> bool:
     """Whether one of the gold answers stands in an answer, as `normalized`.
 
+    A gold answer of which nothing is left stands in an empty answer alone, with "rankify" in any.
+
     Raises:
         ValueError: there are no gold answers.
     """
     said = normalized(answer, normalizer)
-    return any(normalized(other, normalizer) in said for other in _listed(gold))
+    return any(_holds(said, normalized(other, normalizer), normalizer) for other in _listed(gold))
 
 
 def token_overlap(answer: str, gold: Answers, normalizer: Normalizer = "squad") -> Overlap:
-    """F1, precision and recall of tokens. If both are empty they agree ("squad"), or do not ("rankify").
+    """F1, precision and recall of tokens. If both are empty they agree, with "rankify" they do not.
 
     Raises:
         ValueError: there are no gold answers.
@@ -131,9 +146,39 @@ def has_answer(text: str, gold: Answers) -> bool:
     return any(_stands_in(_tokens(other), tokens) for other in ([gold] if isinstance(gold, str) else gold))
 
 
+def top_k_accuracy(texts: Sequence[Sequence[str]], gold: Sequence[Answers], k: int) -> float:
+    """Share of the questions for which one of the first k texts `has_answer` (Karpukhin et al. 2020).
+
+    Args:
+        texts: of every question, best first.
+        gold: of every question.
+        k: texts that count.
+
+    Raises:
+        ValueError: no questions, another number of gold lists than of questions, or k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k={k} is not accepted; at least 1 is needed")
+    if not texts or len(texts) != len(gold):
+        raise ValueError(f"{len(gold)} lists of gold answers for {len(texts)} lists of texts; give one of each")
+    hits = [any(has_answer(text, answers) for text in found[:k]) for found, answers in zip(texts, gold, strict=True)]
+    return sum(hits) / len(hits)
+
+
+def _folded(text: str) -> str:
+    """One width and spelling of every character, no punctuation, characters of scripts without spaces apart."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words = "".join(character for character in folded if unicodedata.category(character)[0] != "P")
+    return _SPACELESS.sub(r" \g<0> ", words)
+
+
+def _holds(said: str, wanted: str, normalizer: Normalizer) -> bool:
+    return wanted in said if wanted or normalizer == "rankify" else not said
+
+
 def _overlap(said: list[str], gold: list[str], normalizer: Normalizer) -> Overlap:
     if not said or not gold:
-        agree = float(normalizer == "squad" and said == gold)
+        agree = float(normalizer != "rankify" and said == gold)
         return Overlap(agree, agree, agree)
     shared = (Counter(said) & Counter(gold)).total()
     precision, recall = shared / len(said), shared / len(gold)
@@ -156,6 +201,8 @@ def _rouge(said: list[str], gold: list[str]) -> float:
 
 
 def _tokens(text: str) -> list[str]:
+    if text.isascii():
+        return _ASCII_TOKEN.findall(text.lower())
     found: list[str] = []
     decomposed = unicodedata.normalize("NFD", text).lower()
     for kind, run in itertools.groupby(decomposed, key=_kind):
@@ -167,10 +214,10 @@ def _tokens(text: str) -> list[str]:
 
 
 def _kind(character: str) -> str:
-    if _SPACELESS.match(character):
-        return "sign"
     category = unicodedata.category(character)
-    return "word" if category[0] in "LNM" else "space" if category[0] in "ZC" else "sign"
+    if category[0] in "ZC":
+        return "space"
+    return "word" if category[0] in "LNM" and not _SPACELESS.match(character) else "sign"
 
 
 def _stands_in(wanted: list[str], tokens: list[str]) -> bool:
