@@ -1,4 +1,4 @@
-"""The verbs of search: index, search, rerank, evaluate, ask."""
+"""The verbs of search: index, search, rerank, ask."""
 
 from __future__ import annotations
 
@@ -133,56 +133,6 @@ def rerank(
     errors.print(f"wrote {write_run(output, better)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def evaluate(
-    qrels: Annotated[Path, typer.Argument(help="Judgements: TREC, .tsv, .jsonl or .parquet.", show_default=False)],
-    runs: Annotated[list[Path], typer.Argument(help="Run files: TREC, .jsonl or .parquet.", show_default=False)],
-    measure: Annotated[
-        list[str] | None, typer.Option("-m", "--measure", help="Such as nDCG@10, AP, RR@10, P_5; repeatable.")
-    ] = None,
-    missing: Annotated[
-        Literal["skip", "zero"], typer.Option(help="Judged queries that a run lacks: left out, or 0.")
-    ] = "skip",
-    per_query: Annotated[bool, typer.Option("--per-query", help="Print every query's values.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Measure runs exactly as trec_eval does; several are compared with the first (paired t-test, Holm).
-
-    Example: `fullrank evaluate qrels.txt bm25.trec dense.trec -m nDCG@10 -m AP`
-    """
-    from fullrank.order import compare
-    from fullrank.order import evaluate as evaluate_run
-    from fullrank.search.reading import read_qrels, read_run
-
-    names = measure or ["nDCG@10", "AP", "RR@10", "P@10", "R@100"]
-    judged = read_qrels(qrels)
-    found = {str(path): evaluate_run(judged, read_run(path), names, missing) for path in runs}
-    tests: dict[str, list[dict[str, Any]]] = {}
-    first = str(runs[0])
-    if len(found) > 1 and len({evaluation.queries for evaluation in found.values()}) == 1:
-        tests = {name: compare(found, first, name) for name in names if len(found[first].queries) > 1}
-    if as_json:
-        print_json(
-            [
-                {"run": name, "measures": dict(evaluation), "per_query": evaluation.per_query if per_query else None}
-                for name, evaluation in found.items()
-            ]
-        )
-        return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("run")
-    for name in names:
-        table.add_column(name, justify="right")
-    p_values = {(row["system"], name): row["p"] for name, rows in tests.items() for row in rows}
-    for name, evaluation in found.items():
-        cells = [f"{evaluation[m]:.4f}{_stars(p_values.get((name, m)))}" for m in names]
-        table.add_row(name, *cells)
-        for query in evaluation.queries if per_query else ():
-            table.add_row(f"  {query}", *(f"{evaluation.per_query[m][query]:.4f}" for m in names), style="dim")
-    console.print(table)
-    if p_values:
-        console.print(f"* differs from {first} by more than chance (p < 0.05 after Holm's correction)", style="dim")
-
-
 def ask(
     folder: Folder,
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
@@ -264,10 +214,6 @@ def _hits(rows: list[dict[str, Any]], why: bool) -> Table:
 def _short(text: str) -> str:
     words = " ".join(text.split())
     return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
-
-
-def _stars(p: Any) -> str:
-    return "*" if p is not None and p < 0.05 else ""
 
 
 def _language(text: str) -> str | None:
