@@ -30,6 +30,23 @@ PAPER = Paper(
         "language model is supplied as baseline. Debiasing methods that shine on synthetic clicks gain little "
         "here."
     ),
+    methods=(
+        "fullrank.order.ultr_ranker.ULTRRanker",
+        "fullrank.order.DLA",
+        "fullrank.order.IPS",
+        "fullrank.order.simulate_clicks",
+        "fullrank.order.benchmark_table",
+    ),
+    usage="""\
+import numpy as np
+from fullrank.order.ultr_ranker import ULTRRanker
+
+rng = np.random.default_rng(0)
+X, clicks = rng.normal(size=(600, 5)), rng.random(600) < 0.2  # a row a document, in the order that was shown
+qid = np.repeat(np.arange(60), 10)
+ranker = ULTRRanker("dla", epochs=5).fit(X, clicks, qid)      # or "naive", "ips", "rem", "pairdebias", "two-tower"
+print(ranker.predict(X[:10]))
+""",
     notes=(
         "The official code shuffles documents across queries in its listwise losses, which explains its near-"
         "equal numbers; the switch reproduces it. The independent reproduction finds that unbiased methods "

@@ -26,6 +26,17 @@ PAPER = Paper(
         "clicks it sees and from neighbours it gossips with, and ranks results from that, also when offline. "
         "Simulations show relevant results at small cost."
     ),
+    methods=(
+        "fullrank.search.g_rank.GRank",
+        "fullrank.search.click_log.ClickLog",
+    ),
+    usage="""\
+from fullrank.search.g_rank import GRank
+
+clicks = [("you", "rock", "c"), ("you", "rock", "c"), ("me", "jazz", "a")]  # who searched for what and chose which
+ranker = GRank(isolation=1, node_id="me").fit(clicks)
+print(ranker.rank("rock"))
+""",
     notes=(
         "The similarity weight F is dead code in the original, so its finding that F matters little is not a "
         "finding. The claims are curves without tables. With similarity active, rankings personalise and "

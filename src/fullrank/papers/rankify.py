@@ -24,6 +24,20 @@ PAPER = Paper(
         "interface. Many sparse and dense retrievers and re-rankers are included, with pre-retrieved data sets "
         "for fair comparison. It is on PyPI with documentation."
     ),
+    methods=(
+        "fullrank.search.BM25Retriever",
+        "fullrank.search.HybridRetriever",
+        "fullrank.search.reciprocal_rank_fusion",
+        "fullrank.search.SlidingWindowReranker",
+        "fullrank.order.evaluate",
+    ),
+    usage="""\
+from fullrank.order import evaluate
+
+qrels = {"q1": {"d1": 1, "d2": 0}}
+run = {"q1": {"d2": 3.0, "d1": 2.0}}
+print(evaluate(qrels, run, ["nDCG@10", "RR"]))  # fullrank index, search, rerank, evaluate, ask: the same as commands
+""",
     notes=(
         "The toolkit has defects that ours is tested against: a sliding window that loses passages, answer "
         "pipelines that ignore the re-ranked order, metrics that break ties otherwise than trec_eval. Its main "

@@ -24,6 +24,19 @@ PAPER = Paper(
         "relevance with recurrent encoders. The score stays explainable because each axis has a meaning. On "
         "LinkedIn data it matches the best models of its time."
     ),
+    methods=(
+        "fullrank.search.sesa_matcher.SESAMatcher",
+        "fullrank.search.explicit_semantics.ESA",
+    ),
+    usage="""\
+import numpy as np
+from fullrank.search.sesa_matcher import SESAMatcher
+
+jobs, people = ["weld steel", "judge trial"] * 20, ["forge steel", "court trial"] * 20
+concepts = np.eye(2)[[0, 1] * 20]                      # of every job, on the named axes
+matcher = SESAMatcher(["metal", "law"], embedding=16, min_count=1).fit(jobs, people, concepts_a=concepts)
+print(matcher.rank(["weld steel"], ["court judge", "forge steel"], k=1))
+""",
     notes=(
         "The model section could not be read; the network is a design from the abstract, explicit semantic "
         "analysis and the DSSM family. On this small set lexical TF-IDF beats all 35-dimensional models in "
