@@ -52,7 +52,8 @@ def rotation_matrices(rows, columns, d, dtype):
     for token, (y, x) in enumerate((y, x) for y in range(rows) for x in range(columns)):
         for pair, angle in enumerate([y * t for t in theta] + [x * t for t in theta]):
             cos, sin = math.cos(angle), math.sin(angle)
-            matrices[token, 2 * pair : 2 * pair + 2, 2 * pair : 2 * pair + 2] = torch.tensor([[cos, -sin], [sin, cos]])
+            turn = torch.tensor([[cos, -sin], [sin, cos]], dtype=dtype)
+            matrices[token, 2 * pair : 2 * pair + 2, 2 * pair : 2 * pair + 2] = turn
     return matrices
 
 
