@@ -7,6 +7,7 @@ from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, 
 from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
 from fullrank.search.dq_lore import LoReReranker
+from fullrank.search.echo_rank import EchoRankReranker
 from fullrank.search.extractive import ExtractiveReader
 from fullrank.search.fusion import interleave, reciprocal_rank_fusion, score_fusion
 from fullrank.search.fusion_in_decoder import FusionInDecoder
@@ -15,9 +16,11 @@ from fullrank.search.language_model import FunctionModel, LanguageModel
 from fullrank.search.listwise import SlidingWindowReranker, TournamentReranker
 from fullrank.search.local_model import TransformersModel
 from fullrank.search.pairwise import PairwiseReranker
+from fullrank.search.pointwise import PointwiseReranker
+from fullrank.search.prompted_model import BatchFunctionModel
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever
 from fullrank.search.react import ReActRAG
-from fullrank.search.rerankers import RERANKERS, PointwiseReranker, rerank_run, reranker
+from fullrank.search.rerankers import RERANKERS, rerank_run, reranker
 from fullrank.search.run import Qrels, Run
 from fullrank.search.server_model import ServerModel
 
@@ -38,6 +41,8 @@ __all__ = [
     "Answer",
     "Answered",
     "BM25Retriever",
+    "BatchFunctionModel",
+    "EchoRankReranker",
     "BasicRAG",
     "ChainOfThoughtRAG",
     "DenseRetriever",

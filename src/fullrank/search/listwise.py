@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from fullrank.search.protocols import Document, Ranking
 
 _DIGITS = re.compile(r"\d+")
-_Orders = dict[tuple[int, int], list[int]]  # round and number of a group -> its passages, best first
+_MOST_DIGITS = 9  # longer numbers are out of range anyway
+_Home = tuple[int, int]  # round and number of a group
 
 
 @runtime_checkable
@@ -21,23 +22,37 @@ class ListwiseModel(Protocol):
         ...
 
 
-def parse_permutation(response: str, count: int) -> list[int]:
-    """The order that a model wrote, such as "[2] > [5] > [1]".
+@runtime_checkable
+class ListsModel(Protocol):
+    """Orders several small lists together."""
 
-    Numbers count from 1; whatever is no digit divides them, repeats and numbers out of range are dropped, and places
-    that are missing follow in their old order. An answer without a number keeps the order.
+    def orders(self, query: str, lists: Sequence[Sequence[str]]) -> Sequence[Sequence[int]]:
+        """For every list what `ListwiseModel.order` gives."""
+        ...
+
+
+def parse_order(response: str) -> list[int]:
+    """Places that a model named, such as "[2] > [5] > [1]", which count from 0 here and from 1 there.
+
+    Whatever is no digit divides numbers. Repeats, strangers and gaps are kept as they are: see `completed`.
+    """
+    return [int(digits[:_MOST_DIGITS]) - 1 for digits in _DIGITS.findall(response)]
+
+
+def parse_permutation(response: str, count: int) -> list[int]:
+    """The order that a model wrote: `parse_order`, `completed`. An answer without a number keeps the order.
 
     Args:
         response: of the model.
         count: how many passages there were.
     """
-    return completed([int(digits) - 1 for digits in _DIGITS.findall(response)], count)
+    return completed(parse_order(response), count)
 
 
 def completed(order: Sequence[int], count: int) -> list[int]:
     """Places 0 to count - 1, each once: those of an order first, without repeats and strangers."""
     known = [place for place in dict.fromkeys(map(int, order)) if 0 <= place < count]
-    return known + [place for place in range(count) if place not in set(known)]
+    return known + sorted(set(range(count)) - set(known))
 
 
 def windows(count: int, window: int, step: int) -> list[tuple[int, int]]:
@@ -59,6 +74,24 @@ def windows(count: int, window: int, step: int) -> list[tuple[int, int]]:
     return found
 
 
+class _Judge:
+    """A model that orders texts, with a count of what it was asked and of what it gave incompletely."""
+
+    def __init__(self, model: Any) -> None:
+        self._orders = _lists(model)
+        self.calls = self.n_malformed = 0
+
+    def orders(self, query: str, lists: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Whole orders, whatever the model gave."""
+        if not lists:
+            return []
+        given = self._orders(query, lists)
+        self.calls += len(lists)
+        orders = [completed(order, len(texts)) for order, texts in zip(given, lists, strict=True)]
+        self.n_malformed += sum(list(map(int, raw)) != order for raw, order in zip(given, orders, strict=True))
+        return orders
+
+
 class SlidingWindowReranker:
     """Windows slide from the end of the CURRENT order to its front, so that a good passage climbs (Sun et al. 2023).
 
@@ -68,12 +101,9 @@ class SlidingWindowReranker:
         step: places that the window moves; a passage needs an overlap of `window - step` to climb on.
         passes: how often over the list.
 
-    Attributes:
-        calls: of the model, since this object was made.
-        n_malformed: of those, how many gave no complete order.
-
     Raises:
         ValueError: a window below 2, a step below 1 or above the window, or passes below 1.
+        TypeError: nothing that orders.
     """
 
     def __init__(self, model: Any, window: int = 20, step: int = 10, passes: int = 1) -> None:
@@ -83,9 +113,18 @@ class SlidingWindowReranker:
             raise ValueError(f"step={step} is not accepted; it lies between 1 and window={window}")
         if passes < 1:
             raise ValueError(f"passes={passes} is not accepted; at least 1 is needed")
-        self._order = listwise(model)
-        self.window, self.step, self.passes = window, step, passes
-        self.calls = self.n_malformed = 0
+        self._judge = _Judge(model)
+        self.model, self.window, self.step, self.passes = model, window, step, passes
+
+    @property
+    def calls(self) -> int:
+        """Windows that were ordered since this object was made."""
+        return self._judge.calls
+
+    @property
+    def n_malformed(self) -> int:
+        """Of `calls`, how many gave no complete order."""
+        return self._judge.n_malformed
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Places of the texts, best first."""
@@ -93,10 +132,7 @@ class SlidingWindowReranker:
         for _ in range(self.passes):
             for start, end in windows(len(texts), self.window, self.step):
                 places = current[start:end]
-                given = list(self._order(query, [texts[place] for place in places]))
-                self.calls += 1
-                order = completed(given, len(places))
-                self.n_malformed += order != [int(place) for place in given]
+                order = self._judge.orders(query, [[texts[place] for place in places]])[0]
                 current[start:end] = [places[place] for place in order]
         return current
 
@@ -108,19 +144,19 @@ class SlidingWindowReranker:
 class TournamentReranker:
     """Groups send their best on until one is first; then the next is sought (ListT5, Yoon et al. 2024).
 
-    After a passage is placed, only the groups on its way are asked again, as in the extraction from a heap.
+    After a passage is placed, only the groups on its way are asked again, as in the extraction from a heap. A group
+    that is short is filled up with passages of the list, for models that want all of them; they win nothing there.
 
     Args:
-        model: an object with `order(query, texts)`, or such a function.
+        model: an object with `order(query, texts)`, or such a function; groups of a round go to its
+            `orders(query, lists)` together, if it has one.
         group: passages that the model sees at a time.
         winners: how many of a group go on.
         top_k: places that are decided; the rest keeps its order.
 
-    Attributes:
-        calls: of the model, since this object was made.
-
     Raises:
         ValueError: a group below 2, winners outside [1, group), or top_k below 1.
+        TypeError: nothing that orders.
     """
 
     def __init__(self, model: Any, group: int = 5, winners: int = 2, top_k: int = 10) -> None:
@@ -130,14 +166,23 @@ class TournamentReranker:
             raise ValueError(f"winners={winners} is not accepted; it lies between 1 and group={group} less 1")
         if top_k < 1:
             raise ValueError(f"top_k={top_k} is not accepted; at least 1 place is decided")
-        self._order = listwise(model)
-        self.group, self.winners, self.top_k = group, winners, top_k
-        self.calls = 0
+        self._judge = _Judge(model)
+        self.model, self.group, self.winners, self.top_k = model, group, winners, top_k
+
+    @property
+    def calls(self) -> int:
+        """Groups that were ordered since this object was made."""
+        return self._judge.calls
+
+    @property
+    def n_malformed(self) -> int:
+        """Of `calls`, how many gave no complete order."""
+        return self._judge.n_malformed
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Places of the texts, best first."""
         slots: list[int | None] = list(range(len(texts)))
-        known: _Orders = {}
+        known: dict[_Home, list[int]] = {}
         placed: list[int] = []
         while len(placed) < min(self.top_k, len(texts)):
             best = self._champion(query, texts, slots, known)
@@ -149,52 +194,50 @@ class TournamentReranker:
         """See `Reranker.rerank`; scores count down from the number of documents."""
         return in_order(query, documents, self.order(query, [document.searched for document in documents]))
 
-    def _champion(self, query: str, texts: Sequence[str], slots: list[int | None], known: _Orders) -> int:
+    def _champion(
+        self, query: str, texts: Sequence[str], slots: list[int | None], known: dict[_Home, list[int]]
+    ) -> int:
         """The best of those that are left. Winners of a group always go to the same slots of the next round."""
         level = 0
         while True:
             groups = [slots[start : start + self.group] for start in range(0, len(slots), self.group)]
+            members = [[place for place in group if place is not None] for group in groups]
             final = len(groups) == 1
-            following: list[int | None] = []
-            for index, group in enumerate(groups):
-                members = [place for place in group if place is not None]
-                if final or len(members) > self.winners:
-                    members = self._ordered(query, texts, members, (level, index), known)
-                if final:
-                    return members[0]
-                best = members[: self.winners]
-                following += [*best, *[None] * (self.winners - len(best))]
-            slots, level = following, level + 1
+            contested = [n for n, found in enumerate(members) if final or len(found) > self.winners]
+            self._settle(query, texts, {(level, n): members[n] for n in contested}, known)
+            for n in contested:
+                members[n] = [place for place in known[level, n] if place in members[n]]
+            if final:
+                return members[0][0]
+            best = [found[: self.winners] for found in members]
+            slots = [place for found in best for place in [*found, *[None] * (self.winners - len(found))]]
+            level += 1
 
-    def _ordered(
-        self, query: str, texts: Sequence[str], members: list[int], home: tuple[int, int], known: _Orders
-    ) -> list[int]:
-        """A group in order; one that only lost members has the order that it had."""
-        before = known.get(home, [])
-        if set(members) <= set(before):
-            return [place for place in before if place in members]
-        if len(members) > 1:
-            self.calls += 1
-            order = completed(list(self._order(query, [texts[place] for place in members])), len(members))
-            members = [members[place] for place in order]
-        known[home] = members
-        return members
+    def _settle(
+        self, query: str, texts: Sequence[str], homes: dict[_Home, list[int]], known: dict[_Home, list[int]]
+    ) -> None:
+        """Order the groups that have new members; one that only lost members has the order that it had."""
+        new = {home: found for home, found in homes.items() if not set(found) <= set(known.get(home, []))}
+        known.update({home: found for home, found in new.items() if len(found) == 1})
+        asked = {home: self._filled(found, len(texts)) for home, found in new.items() if len(found) > 1}
+        orders = self._judge.orders(query, [[texts[place] for place in places] for places in asked.values()])
+        for (home, places), order in zip(asked.items(), orders, strict=True):
+            known[home] = [places[place] for place in order if places[place] in homes[home]]
+
+    def _filled(self, members: list[int], count: int) -> list[int]:
+        others = [place for place in range(count) if place not in members]
+        return members + others[: self.group - len(members)]
 
 
-def listwise(model: Any) -> Callable[[str, Sequence[str]], Sequence[int]]:
-    """The `order` of an object, or a function itself.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if isinstance(model, ListwiseModel):
-        return model.order
-    if callable(model):
-        function: Any = model
-        return function
-    raise TypeError(
-        f"model={model!r} is {type(model).__name__}; an object with order(query, texts), or such a function"
-    )
+def _lists(model: Any) -> Callable[[str, Sequence[Sequence[str]]], Sequence[Sequence[int]]]:
+    if isinstance(model, ListsModel):
+        return model.orders
+    function: Callable[..., Any] = getattr(model, "order", model)
+    if not callable(function):
+        raise TypeError(
+            f"model={model!r} is {type(model).__name__}; an object with order(query, texts), or such a function"
+        )
+    return lambda query, lists: [function(query, texts) for texts in lists]
 
 
 def in_order(query: str, documents: Sequence[Document], order: Sequence[int]) -> Ranking:

@@ -20,9 +20,10 @@ class Pretrained:
     Args:
         model: an object, used where it is; or a name or folder.
         tokenizer: an object; needed with a model object.
-        kind: transformers' class that loads a named model, such as "AutoModelForSequenceClassification".
+        kind: transformers' class that loads a named model, such as "AutoModelForCausalLM"; or a function that imports
+            and gives such a class.
         batch_size: texts at a time, of like length.
-        max_length: tokens read of one input.
+        max_length: tokens read of one input; fewer if the model has fewer positions.
         device: where a named model goes.
         **options: for `from_pretrained`, such as `dtype` or `local_files_only`.
 
@@ -35,7 +36,7 @@ class Pretrained:
         model: Any,
         tokenizer: Any = None,
         *,
-        kind: str,
+        kind: str | Callable[[], Any],
         batch_size: int = 32,
         max_length: int = 512,
         device: str | torch.device = "cpu",
@@ -80,6 +81,20 @@ class Pretrained:
             self._tokenizer = self._loaded("AutoTokenizer", shared)
         return self._tokenizer
 
+    @property
+    def name(self) -> str:
+        """Of the checkpoint, as far as it is known."""
+        return self._name or str(getattr(self._model, "name_or_path", ""))
+
+    def limit(self, behind: int = 0) -> int:
+        """Tokens that one input may have: `max_length`, or what the model's positions leave.
+
+        Args:
+            behind: positions that are needed behind the input.
+        """
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return self.max_length if positions is None else min(self.max_length, positions - behind)
+
     def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Numbers of rows, a batch at a time, of like length: padding costs what words cost."""
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
@@ -87,24 +102,26 @@ class Pretrained:
             yield order[start : start + self.batch_size]
 
     def scored(
-        self, rows: Sequence[Sequence[int]], score: Callable[[Tensor, Tensor], Tensor], **padding: Any
+        self, rows: Sequence[Sequence[int]], score: Callable[[Tensor, Tensor, list[int]], Tensor]
     ) -> list[float]:
         """A score for every row of token ids, batch by batch.
 
         Args:
             rows: token ids.
-            score: from ids and mask of a batch to its scores.
-            padding: further entries of the tokenizer's `pad`.
+            score: from ids and mask of a batch, and the numbers of its rows, to its scores.
         """
         scores = [0.0] * len(rows)
         for numbers in self.batches(rows):
-            batch = [list(rows[number]) for number in numbers]
-            ids, mask = self.padded(batch)
+            ids, mask = self.padded([rows[number] for number in numbers])
             with torch.inference_mode():
-                values = score(ids, mask).float().tolist()
+                values = score(ids, mask, numbers).float().tolist()
             for number, value in zip(numbers, values, strict=True):
                 scores[number] = value
         return scores
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, without special tokens."""
+        return self.tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Rows of ids as one tensor, padded on the right, and its mask, on the model's device."""
@@ -118,10 +135,10 @@ class Pretrained:
         device = self.model.device
         return ids.to(device), mask.to(device)
 
-    def _loaded(self, kind: str, options: dict[str, Any]) -> Any:
-        library = require("transformers", "search")
+    def _loaded(self, kind: str | Callable[[], Any], options: dict[str, Any]) -> Any:
+        loader: Any = getattr(require("transformers", "search"), kind) if isinstance(kind, str) else kind()
         try:
-            return getattr(library, kind).from_pretrained(self._name, **options)
+            return loader.from_pretrained(self._name, **options)
         except (OSError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise OSError(f"model={self._name!r} cannot be loaded: {reason}") from error
