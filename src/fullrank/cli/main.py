@@ -11,7 +11,7 @@ import typer
 
 from fullrank import __version__, papers
 from fullrank._files import write_text
-from fullrank.cli import adapting, chirps, compressing, evaluating, ranking, searching, segmenting, tables
+from fullrank.cli import adapting, chirps, compressing, evaluating, ranking, reranking, searching, segmenting, tables
 from fullrank.cli.models import model_path
 from fullrank.cli.output import console, errors, print_json, progress_bar, read_seeds
 from fullrank.papers import Cancelled, Mode, RunInfo, Scale
@@ -236,7 +236,7 @@ app.command("compress")(compressing.compress)
 app.command("compare-compressors")(compressing.compare_compressors)
 app.command("segment")(segmenting.segment)
 app.command("chirps")(chirps.chirps)
-for _verb in (searching.index, searching.search, searching.rerank, evaluating.evaluate, searching.ask):
+for _verb in (searching.index, searching.search, reranking.rerank, evaluating.evaluate, searching.ask):
     app.command(_verb.__name__)(_verb)
 app.add_typer(ranking.app, name="rank")
 

@@ -1,4 +1,4 @@
-"""The verbs of search: index, search, rerank, ask."""
+"""The verbs of search: index, search, ask."""
 
 from __future__ import annotations
 
@@ -100,37 +100,6 @@ def search(
         print_json(rows)
         return
     console.print(_hits(rows, why) if rows else "nothing was found")
-
-
-def rerank(
-    run: Annotated[Path, typer.Argument(help="Run file: TREC, .jsonl or .parquet.", show_default=False)],
-    folder: Annotated[Path, typer.Option("--index", help="Folder of the index that holds the documents.")],
-    queries: Annotated[Path, typer.Option(help=".tsv of id and text, .jsonl or .parquet.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Write .trec, .jsonl or .parquet.", show_default=False)
-    ],
-    method: Annotated[str, typer.Option(help="bi-encoder, cross-encoder, monot5, upr, duot5, ...")] = "bi-encoder",
-    model: Annotated[
-        str | None, typer.Option(help="Name or folder of the model. [default: the bundled encoder]")
-    ] = None,
-    count: Annotated[int, typer.Option("-k", "--count", min=1, help="Documents of each query to order.")] = 100,
-    overwrite: Overwrite = False,
-) -> None:
-    """Order the first documents of a run anew, by a model.
-
-    Example: `fullrank rerank first.trec --index my-index --queries queries.tsv -o better.trec`
-    """
-    from fullrank.search import BM25Retriever, rerank_run, reranker
-    from fullrank.search.reading import read_queries, read_run, write_run
-
-    if output.exists() and not overwrite:
-        raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
-    made = reranker(method, model)
-    documents = BM25Retriever.load(folder).documents
-    found = read_run(run)
-    with console.status("re-ranking"):
-        better = rerank_run(made, read_queries(queries), documents, found, count)
-    errors.print(f"wrote {write_run(output, better)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def ask(

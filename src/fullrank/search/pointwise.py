@@ -65,7 +65,7 @@ class PointwiseReranker:
     """
 
     def __init__(self, scorer: Any) -> None:
-        if not isinstance(scorer, PointwiseScorer) and hasattr(scorer, "predict"):
+        if hasattr(scorer, "predict") and not hasattr(scorer, "score"):
             scorer = PredictingScorer(scorer)
         function: Callable[..., Any] = getattr(scorer, "score", scorer)
         if not callable(function):

@@ -1,0 +1,75 @@
+"""The verb that orders a run anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fullrank.cli.output import console, errors
+
+if TYPE_CHECKING:
+    from fullrank.search import Document
+
+
+def rerank(
+    run: Annotated[Path, typer.Argument(help="Run file: TREC, .jsonl or .parquet.", show_default=False)],
+    queries: Annotated[Path, typer.Option(help=".tsv of id and text, .jsonl or .parquet.", show_default=False)],
+    documents: Annotated[
+        Path,
+        typer.Option(
+            "--documents",
+            "--index",
+            help=".jsonl, .tsv or .parquet with id, text, title; or the folder of an index.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Write .trec, .jsonl or .parquet.", show_default=False)
+    ],
+    method: Annotated[
+        str, typer.Option(help="bi-encoder, cross-encoder, monot5, upr, colbert, rankgpt, listt5, prp, first, ...")
+    ] = "bi-encoder",
+    model: Annotated[
+        str | None, typer.Option(help="Name or folder of the model. [default: the bundled encoder]")
+    ] = None,
+    count: Annotated[int, typer.Option("-k", "--count", min=1, help="Documents of each query to order.")] = 100,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs of the model at a time.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Tokens of an input of the model.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Load the model from this machine alone.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")] = False,
+) -> None:
+    """Order the first documents of a run anew, by a model; those below keep their order.
+
+    Example: `fullrank rerank first.trec --queries q.tsv --documents d.jsonl --method monot5 --model FOLDER -o new.trec`
+    """
+    from fullrank.search import rerank_run, reranker
+    from fullrank.search.reading import read_queries, read_run, write_run
+
+    if output.exists() and not overwrite:
+        raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
+    chosen = {"batch_size": batch_size, "max_length": max_length, "local_files_only": offline or None}
+    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    made = reranker(method, model, device=device, **options)
+    texts, found, collection = read_queries(queries), read_run(run), _documents(documents)
+    with console.status("re-ranking"):
+        better = rerank_run(made, texts, collection, found, count)
+    errors.print(f"wrote {write_run(output, better)}", markup=False, highlight=False, soft_wrap=True)
+    malformed = getattr(made, "n_malformed", 0)
+    if malformed:
+        errors.print(f"{malformed} answers of the model could not be read in full; what they left out kept its order")
+
+
+def _documents(path: Path) -> Mapping[str, Document]:
+    """Documents by id, of a file or of an index."""
+    from fullrank.search import BM25Retriever
+    from fullrank.search.protocols import identifiers
+    from fullrank.search.reading import read_documents
+
+    if path.is_dir():
+        return BM25Retriever.load(path).documents
+    found = list(read_documents(path))
+    return dict(zip(identifiers(found), found, strict=True))
