@@ -74,7 +74,5 @@ def prompted_model(
         return TransformersModel(model, tokenizer, max_input_tokens=max_length, **options)
     given = [*options, *(["max_length"] if max_length is not None else [])]
     if given:
-        raise ValueError(
-            f"{', '.join(given)}: options of a model of transformers, which this one is not"
-        )
+        raise ValueError(f"{', '.join(given)}: options of a model of transformers, which this one is not")
     return language_model(model) if generate is None else BatchFunctionModel(generate)
