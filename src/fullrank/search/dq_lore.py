@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fullrank.search.dense import Encoder
+from fullrank.search.ordering import OrderReranker
 from fullrank.search.protocols import Document, Ranking
 
 Similarity = Literal["inner", "cosine", "rbf"]
@@ -23,7 +24,7 @@ Center = Literal["all", "candidates"]
 _EPS = 1e-12
 
 
-class LoReReranker:
+class LoReReranker(OrderReranker):
     """Orders candidates by their similarity with a query after a common principal component analysis.
 
     Args:
@@ -113,12 +114,7 @@ class LoReReranker:
         """See `Reranker.rerank`."""
         if not documents:
             return Ranking(query, (), ())
-        order = self.order(query, [document.searched for document in documents])
-        return Ranking(
-            query,
-            tuple(documents[place] for place in order),
-            tuple(float(len(order) - place) for place in range(len(order))),
-        )
+        return super().rerank(query, documents)
 
     def reduced_gram(
         self, X: Float[Tensor, "batch rows d"], valid: Bool[Tensor, "batch rows"] | None = None

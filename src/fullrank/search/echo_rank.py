@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fullrank.search.language_model import LanguageModel, Measured, estimated_tokens
-from fullrank.search.listwise import in_order
+from fullrank.search.ordering import OrderReranker
 from fullrank.search.pairwise_prompts import ANSWER, comparison, letter
 from fullrank.search.prompted_model import prompted_model
 from fullrank.search.prompts import quoted
-from fullrank.search.protocols import Document, Ranking
 from fullrank.search.run import at_least_one
 
 _NO = re.compile(r"\bno\b", re.IGNORECASE)
@@ -20,7 +19,7 @@ _PLACE = re.compile(r"\{(query|text)\}")
 _ANSWERED = 4  # tokens of an answer
 
 
-class EchoRankReranker:
+class EchoRankReranker(OrderReranker):
     """Passages that are not related sink, by a strong model; then the others bubble up, by a cheap one.
 
     1. As many passages from the top as `split` of the budget allows are shown to the strong model: is this related to
@@ -84,10 +83,6 @@ class EchoRankReranker:
         while moved:
             moved, left = self._bubbled(query, short, order, left)
         return order
-
-    def rerank(self, query: str, documents: Sequence[Document]) -> Ranking:
-        """See `Reranker.rerank`; scores count down from the number of documents."""
-        return in_order(query, documents, self.order(query, [document.searched for document in documents]))
 
     def _filtered(self, query: str, texts: Sequence[str], left: float) -> list[int]:
         """Yes and unclear, then not shown, then no."""

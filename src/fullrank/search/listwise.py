@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from fullrank.search.protocols import Document, Ranking
+from fullrank.search.ordering import OrderReranker
 
 _DIGITS = re.compile(r"\d+")
 _MOST_DIGITS = 9  # longer numbers are out of range anyway
@@ -74,25 +74,25 @@ def windows(count: int, window: int, step: int) -> list[tuple[int, int]]:
     return found
 
 
-class _Judge:
-    """A model that orders texts, with a count of what it was asked and of what it gave incompletely."""
+class _ListwiseReranker(OrderReranker):
+    """What asks a model for orders, and counts what it was asked and what it gave incompletely."""
 
     def __init__(self, model: Any) -> None:
-        self._orders = _lists(model)
+        self.model, self._model_orders = model, _lists(model)
         self.calls = self.n_malformed = 0
 
-    def orders(self, query: str, lists: Sequence[Sequence[str]]) -> list[list[int]]:
+    def _orders(self, query: str, lists: Sequence[Sequence[str]]) -> list[list[int]]:
         """Whole orders, whatever the model gave."""
         if not lists:
             return []
-        given = self._orders(query, lists)
+        given = self._model_orders(query, lists)
         self.calls += len(lists)
         orders = [completed(order, len(texts)) for order, texts in zip(given, lists, strict=True)]
         self.n_malformed += sum(list(map(int, raw)) != order for raw, order in zip(given, orders, strict=True))
         return orders
 
 
-class SlidingWindowReranker:
+class SlidingWindowReranker(_ListwiseReranker):
     """Windows slide from the end of the CURRENT order to its front, so that a good passage climbs (Sun et al. 2023).
 
     Args:
@@ -100,6 +100,10 @@ class SlidingWindowReranker:
         window: passages that the model sees at a time.
         step: places that the window moves; a passage needs an overlap of `window - step` to climb on.
         passes: how often over the list.
+
+    Attributes:
+        calls: windows that were ordered since this object was made.
+        n_malformed: of those, how many got no complete order.
 
     Raises:
         ValueError: a window below 2, a step below 1 or above the window, or passes below 1.
@@ -113,18 +117,8 @@ class SlidingWindowReranker:
             raise ValueError(f"step={step} is not accepted; it lies between 1 and window={window}")
         if passes < 1:
             raise ValueError(f"passes={passes} is not accepted; at least 1 is needed")
-        self._judge = _Judge(model)
-        self.model, self.window, self.step, self.passes = model, window, step, passes
-
-    @property
-    def calls(self) -> int:
-        """Windows that were ordered since this object was made."""
-        return self._judge.calls
-
-    @property
-    def n_malformed(self) -> int:
-        """Of `calls`, how many gave no complete order."""
-        return self._judge.n_malformed
+        super().__init__(model)
+        self.window, self.step, self.passes = window, step, passes
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Places of the texts, best first."""
@@ -132,16 +126,12 @@ class SlidingWindowReranker:
         for _ in range(self.passes):
             for start, end in windows(len(texts), self.window, self.step):
                 places = current[start:end]
-                order = self._judge.orders(query, [[texts[place] for place in places]])[0]
+                order = self._orders(query, [[texts[place] for place in places]])[0]
                 current[start:end] = [places[place] for place in order]
         return current
 
-    def rerank(self, query: str, documents: Sequence[Document]) -> Ranking:
-        """See `Reranker.rerank`; scores count down from the number of documents."""
-        return in_order(query, documents, self.order(query, [document.searched for document in documents]))
 
-
-class TournamentReranker:
+class TournamentReranker(_ListwiseReranker):
     """Groups send their best on until one is first; then the next is sought (ListT5, Yoon et al. 2024).
 
     After a passage is placed, only the groups on its way are asked again, as in the extraction from a heap. A group
@@ -153,6 +143,10 @@ class TournamentReranker:
         group: passages that the model sees at a time.
         winners: how many of a group go on.
         top_k: places that are decided; the rest keeps its order.
+
+    Attributes:
+        calls: groups that were ordered since this object was made.
+        n_malformed: of those, how many got no complete order.
 
     Raises:
         ValueError: a group below 2, winners outside [1, group), or top_k below 1.
@@ -166,18 +160,8 @@ class TournamentReranker:
             raise ValueError(f"winners={winners} is not accepted; it lies between 1 and group={group} less 1")
         if top_k < 1:
             raise ValueError(f"top_k={top_k} is not accepted; at least 1 place is decided")
-        self._judge = _Judge(model)
-        self.model, self.group, self.winners, self.top_k = model, group, winners, top_k
-
-    @property
-    def calls(self) -> int:
-        """Groups that were ordered since this object was made."""
-        return self._judge.calls
-
-    @property
-    def n_malformed(self) -> int:
-        """Of `calls`, how many gave no complete order."""
-        return self._judge.n_malformed
+        super().__init__(model)
+        self.group, self.winners, self.top_k = group, winners, top_k
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Places of the texts, best first."""
@@ -189,10 +173,6 @@ class TournamentReranker:
             slots[best] = None
             placed.append(best)
         return placed + [place for place in slots if place is not None]
-
-    def rerank(self, query: str, documents: Sequence[Document]) -> Ranking:
-        """See `Reranker.rerank`; scores count down from the number of documents."""
-        return in_order(query, documents, self.order(query, [document.searched for document in documents]))
 
     def _champion(
         self, query: str, texts: Sequence[str], slots: list[int | None], known: dict[_Home, list[int]]
@@ -220,7 +200,7 @@ class TournamentReranker:
         new = {home: found for home, found in homes.items() if not set(found) <= set(known.get(home, []))}
         known.update({home: found for home, found in new.items() if len(found) == 1})
         asked = {home: self._filled(found, len(texts)) for home, found in new.items() if len(found) > 1}
-        orders = self._judge.orders(query, [[texts[place] for place in places] for places in asked.values()])
+        orders = self._orders(query, [[texts[place] for place in places] for places in asked.values()])
         for (home, places), order in zip(asked.items(), orders, strict=True):
             known[home] = [places[place] for place in order if places[place] in homes[home]]
 
@@ -238,11 +218,3 @@ def _lists(model: Any) -> Callable[[str, Sequence[Sequence[str]]], Sequence[Sequ
             f"model={model!r} is {type(model).__name__}; an object with order(query, texts), or such a function"
         )
     return lambda query, lists: [function(query, texts) for texts in lists]
-
-
-def in_order(query: str, documents: Sequence[Document], order: Sequence[int]) -> Ranking:
-    """Documents in an order without scores of its own: they count down from the number of documents."""
-    count = len(documents)
-    return Ranking(
-        query, tuple(documents[place] for place in order), tuple(float(count - place) for place in range(count))
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from fullrank.search.listwise import in_order
+from fullrank.search.ordering import OrderReranker
 from fullrank.search.protocols import Document, Ranking
 
 Strategy = Literal["all-pairs", "sliding", "heapsort"]
@@ -29,7 +29,7 @@ class PairsModel(Protocol):
         ...
 
 
-class PairwiseReranker:
+class PairwiseReranker(OrderReranker):
     """Orders passages by a model that compares two of them.
 
     Args:
@@ -81,11 +81,10 @@ class PairwiseReranker:
 
     def rerank(self, query: str, documents: Sequence[Document]) -> Ranking:
         """See `Reranker.rerank`. Scores are the shares that were won of "all-pairs"; else they count down."""
-        texts = [document.searched for document in documents]
         if self.strategy != "all-pairs":
-            return in_order(query, documents, self.order(query, texts))
-        wins = _Known(self, query, texts).wins()
-        order = sorted(range(len(texts)), key=lambda place: -wins[place])
+            return super().rerank(query, documents)
+        wins = _Known(self, query, [document.searched for document in documents]).wins()
+        order = sorted(range(len(wins)), key=lambda place: -wins[place])
         return Ranking(query, tuple(documents[p] for p in order), tuple(wins[p] for p in order))
 
     def shares(self, query: str, pairs: Sequence[tuple[str, str]]) -> list[float]:
