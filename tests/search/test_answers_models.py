@@ -11,7 +11,8 @@ from fullrank.search import Document
 from fullrank.search.answers import BasicRAG, InContextRALM
 from fullrank.search.fusion_in_decoder import FusionInDecoder
 from fullrank.search.language_model import LanguageModel, Measured
-from fullrank.search.local_model import TransformersModel, padded, plain
+from fullrank.search.local_model import TransformersModel, plain
+from fullrank.search.pretrained import padded
 
 SENTENCE = """<pad> </s> <unk> <s> question : title context who what where the capital of france germany is paris berlin
 vienna a river passage 1 2 < > / answer . , danube"""

@@ -12,12 +12,11 @@ from fullrank.search.extractive import ExtractiveReader
 from fullrank.search.fusion import interleave, reciprocal_rank_fusion, score_fusion
 from fullrank.search.fusion_in_decoder import FusionInDecoder
 from fullrank.search.hybrid import HybridRetriever
-from fullrank.search.language_model import FunctionModel, LanguageModel
+from fullrank.search.language_model import BatchFunctionModel, FunctionModel, LanguageModel
 from fullrank.search.listwise import SlidingWindowReranker, TournamentReranker
 from fullrank.search.local_model import TransformersModel
 from fullrank.search.pairwise import PairwiseReranker
 from fullrank.search.pointwise import PointwiseReranker
-from fullrank.search.prompted_model import BatchFunctionModel
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever
 from fullrank.search.react import ReActRAG
 from fullrank.search.rerankers import RERANKERS, rerank_run, reranker

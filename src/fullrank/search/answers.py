@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from fullrank.search.answer_measures import normalized
-from fullrank.search.language_model import LanguageModel, Measured, estimated_tokens, language_model
+from fullrank.search.language_model import LanguageModel, Measured, counter, language_model
 from fullrank.search.prompts import Prompt, fitted
 from fullrank.search.protocols import Answer, Document
 
@@ -237,11 +237,6 @@ def asked(question: str) -> str:
 def first_line(text: str) -> str:
     """The first line that is not blank; empty without one."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
-
-
-def counter(model: LanguageModel) -> Callable[[str], int]:
-    """How the model's tokens are counted; estimated if it cannot tell."""
-    return model.count_tokens if isinstance(model, Measured) else estimated_tokens
 
 
 def input_limit(model: LanguageModel, max_new_tokens: int, wanted: int | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fullrank.search.local_model import plain
+from fullrank.search.local_model import as_message, plain
 from fullrank.search.pretrained import Pretrained
 
 
@@ -21,9 +21,7 @@ def opened(loaded: Pretrained, prompt: str, answer: str) -> list[int]:
     tokenizer = loaded.tokenizer
     text = plain(prompt, tokenizer)
     if tokenizer.chat_template:
-        message = [{"role": "user", "content": text}]
-        templated = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        return loaded.tokens([templated + answer])[0]
+        return loaded.tokens([as_message(text, tokenizer) + answer])[0]
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return [*start, *loaded.tokens([f"{text}\n{answer}"])[0]]
 

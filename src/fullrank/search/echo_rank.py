@@ -6,16 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from fullrank.search.language_model import LanguageModel, Measured, estimated_tokens
+from fullrank.search.language_model import LanguageModel, counter
 from fullrank.search.ordering import OrderReranker
 from fullrank.search.pairwise_prompts import ANSWER, comparison, letter
 from fullrank.search.prompted_model import prompted_model
-from fullrank.search.prompts import quoted
+from fullrank.search.prompts import first_words, inserted, quoted
 from fullrank.search.run import at_least_one
 
 _NO = re.compile(r"\bno\b", re.IGNORECASE)
 _YES = re.compile(r"\byes\b", re.IGNORECASE)
-_PLACE = re.compile(r"\{(query|text)\}")
 _ANSWERED = 4  # tokens of an answer
 
 
@@ -76,7 +75,7 @@ class EchoRankReranker(OrderReranker):
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Places of the texts, best first."""
-        short = [" ".join(text.split()[: self.words]) or "-" for text in texts]
+        short = [first_words(text, self.words) for text in texts]
         order = self._filtered(query, short, self.split * self.budget)
         moved = True
         left = (1 - self.split) * self.budget * self.discount
@@ -88,8 +87,7 @@ class EchoRankReranker(OrderReranker):
         """Yes and unclear, then not shown, then no."""
         prompts: list[str] = []
         for text in texts:
-            parts = {"query": quoted(query), "text": quoted(text)}
-            prompt = _PLACE.sub(lambda place, parts=parts: parts[place[1]], self.template)
+            prompt = inserted(self.template, query=quoted(query), text=quoted(text))
             left -= (cost := self._cost(self.strong, prompt))
             if left < 0:
                 break
@@ -132,5 +130,4 @@ class EchoRankReranker(OrderReranker):
         return f"{comparison(query, texts[order[place]], texts[order[place - 1]])}\n{ANSWER}"
 
     def _cost(self, model: LanguageModel, prompt: str) -> int:
-        counted = model.count_tokens(prompt) if isinstance(model, Measured) else estimated_tokens(prompt)
-        return counted + _ANSWERED
+        return counter(model)(prompt) + _ANSWERED

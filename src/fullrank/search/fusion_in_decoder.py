@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 
 from fullrank._optional import require
 from fullrank.search.answers import asked
-from fullrank.search.local_model import padded, plain
+from fullrank.search.local_model import plain
+from fullrank.search.pretrained import check_evaluating, padded
 from fullrank.search.protocols import Answer, Document
 
 
@@ -64,8 +65,7 @@ class FusionInDecoder:
         Raises:
             ValueError: a blank question, one that fills `passage_length`, or a model in training mode.
         """
-        if self.model.training:
-            raise ValueError("the model is in training mode, in which dropout would change its answers: model.eval()")
+        check_evaluating(self.model, "answers")
         read = contexts[: self.n_contexts]
         with torch.inference_mode():
             states, mask = self.encode(question, read)

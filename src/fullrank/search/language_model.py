@@ -44,17 +44,17 @@ class Measured(Protocol):
         ...
 
 
-class FunctionModel:
-    """A language model that is any function of one prompt.
+class BatchFunctionModel:
+    """A language model that is any function of a list of prompts.
 
-    It gets the prompt alone: lengths, temperature and seed are its own affair; the stops are kept here.
+    It gets the prompts alone: lengths, temperature and seed are its own affair; the stops are kept here.
 
     Args:
-        function: from a prompt to its completion.
+        generate: from prompts to their completions.
     """
 
-    def __init__(self, function: Callable[[str], str]) -> None:
-        self.function = function
+    def __init__(self, generate: Callable[[list[str]], Sequence[str]]) -> None:
+        self.generate = generate
 
     def complete(
         self,
@@ -68,9 +68,33 @@ class FunctionModel:
         """See `LanguageModel.complete`.
 
         Raises:
-            TypeError: the function gave something else than text.
+            ValueError: another number of completions than of prompts.
+            TypeError: a completion that is no text.
         """
-        return [before(self._text(prompt), stop) for prompt in prompts]
+        said = list(self.generate(list(prompts)))
+        if len(said) != len(prompts):
+            raise ValueError(f"generate gave {len(said)} completions for {len(prompts)} prompts; one each is needed")
+        wrong = next((text for text in said if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise TypeError(f"generate gave {type(wrong).__name__} for a prompt; text is needed")
+        return [before(text, stop) for text in said]
+
+
+class FunctionModel(BatchFunctionModel):
+    """A language model that is any function of one prompt.
+
+    It gets the prompt alone: lengths, temperature and seed are its own affair; the stops are kept here.
+
+    Args:
+        function: from a prompt to its completion.
+    """
+
+    def __init__(self, function: Callable[[str], str]) -> None:
+        super().__init__(self._texts)
+        self.function = function
+
+    def _texts(self, prompts: list[str]) -> list[str]:
+        return [self._text(prompt) for prompt in prompts]
 
     def _text(self, prompt: str) -> str:
         text = self.function(prompt)
@@ -102,6 +126,11 @@ def language_model(model: LanguageModel | Callable[[str], str]) -> LanguageModel
 def estimated_tokens(text: str) -> int:
     """Tokens of a text where no tokenizer is at hand: one for three bytes, more than common tokenizers make."""
     return -(-len(text.encode(errors="replace")) // 3)
+
+
+def counter(model: LanguageModel) -> Callable[[str], int]:
+    """How the model's tokens are counted; estimated if it cannot tell."""
+    return model.count_tokens if isinstance(model, Measured) else estimated_tokens
 
 
 def before(text: str, stop: Sequence[str]) -> str:

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fullrank.search.pretrained import padded
+
 _NO_LABEL = -100
 _WORTH_SHARING = 16  # tokens of a common start that are worth a pass of their own
 
@@ -105,13 +107,7 @@ def decoder_logits(
         places: ascending; logits elsewhere are not made, if the model can leave them out.
         padding: the id that fills rows.
     """
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), padding)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
-        mask[place, : len(row)] = 1
-    ids, mask = ids.to(model.device), mask.to(model.device)
+    ids, mask = (part.to(model.device) for part in padded(rows, padding))
     shared = min(common_start(rows), places[0])
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if len(rows) > 1 and shared >= _WORTH_SHARING:

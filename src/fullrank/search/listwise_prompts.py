@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,11 +12,9 @@ from fullrank.search.language_model_scores import next_token_logits
 from fullrank.search.listwise import parse_order
 from fullrank.search.pretrained import Pretrained
 from fullrank.search.prompted_model import prompted_model
-from fullrank.search.prompts import passages, quoted
+from fullrank.search.prompts import first_words, inserted, passages, quoted
 from fullrank.search.protocols import Document
 from fullrank.search.run import at_least_one
-
-_PLACE = re.compile(r"\{(passages|query|count)\}")
 
 
 class PromptedOrder:
@@ -58,7 +55,7 @@ class PromptedOrder:
 
     def prompt(self, query: str, texts: Sequence[str]) -> str:
         """What the model is asked; texts are inserted literally."""
-        short = [Document(str(n), text) for n, text in enumerate(_short(texts, self.words), 1)]
+        short = [Document(str(n), first_words(text, self.words)) for n, text in enumerate(texts, 1)]
         return _filled(self.template, query, passages(short), len(texts))
 
 
@@ -111,17 +108,12 @@ class IdentifierOrder:
 
     def _ids(self, query: str, texts: Sequence[str]) -> Callable[[int], list[int]]:
         def ids(words: int) -> list[int]:
-            named = zip(string.ascii_uppercase, _short(texts, words), strict=False)
-            shown = "\n\n".join(f"[{letter}] {quoted(text)}" for letter, text in named)
+            named = zip(string.ascii_uppercase, texts, strict=False)
+            shown = "\n\n".join(f"[{letter}] {quoted(first_words(text, words))}" for letter, text in named)
             return opened(self.pretrained, _filled(self.template, query, shown, len(texts)), "[")
 
         return ids
 
 
-def _short(texts: Sequence[str], words: int) -> list[str]:
-    return [" ".join(text.split()[:words]) or "-" for text in texts]
-
-
 def _filled(template: str, query: str, shown: str, count: int) -> str:
-    parts = {"passages": shown, "query": quoted(query), "count": str(count)}
-    return _PLACE.sub(lambda place: parts[place[1]], template)
+    return inserted(template, passages=shown, query=quoted(query), count=str(count))

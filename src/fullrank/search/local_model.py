@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from fullrank._optional import require
 from fullrank.search.language_model import before
+from fullrank.search.pretrained import Checkpoint, check_evaluating, padded
 
-# Of a model's options, those that its tokenizer and configuration take too.
-_SHARED = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
 _UNLIMITED = 10**6  # a tokenizer without a limit names an astronomic one
 
 
-class TransformersModel:
+class TransformersModel(Checkpoint):
     """A language model of transformers: any decoder (GPT, Llama, Qwen) or encoder-decoder (T5).
 
     Args:
@@ -45,44 +43,8 @@ class TransformersModel:
         device: str | torch.device = "cpu",
         **options: Any,
     ) -> None:
-        named = isinstance(model, str | Path)
-        if not named and tokenizer is None:
-            raise ValueError("tokenizer=None with a model object: give the tokenizer that belongs to it")
-        if not named and options:
-            raise ValueError(f"{', '.join(options)}: options for loading, but the model is an object that is loaded")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} is not accepted; at least 1 is needed")
-        self._name: str | None = str(model) if named else None
-        self._model, self._tokenizer = (None if named else model), tokenizer
-        self._device, self._options = device, options
-        self.batch_size, self.max_input_tokens, self._chat = batch_size, max_input_tokens, chat
-
-    @property
-    def model(self) -> Any:
-        """The model, loaded.
-
-        Raises:
-            OSError: it cannot be loaded.
-        """
-        if self._model is None:
-            library = require("transformers", "search")
-            shared = {name: value for name, value in self._options.items() if name in _SHARED}
-            config = self._loaded(library.AutoConfig, shared)
-            kind = library.AutoModelForSeq2SeqLM if config.is_encoder_decoder else library.AutoModelForCausalLM
-            self._model = self._loaded(kind, self._options).to(self._device).eval()
-        return self._model
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer, loaded.
-
-        Raises:
-            OSError: it cannot be loaded.
-        """
-        if self._tokenizer is None:
-            shared = {name: value for name, value in self._options.items() if name in _SHARED}
-            self._tokenizer = self._loaded(require("transformers", "search").AutoTokenizer, shared)
-        return self._tokenizer
+        super().__init__(model, tokenizer, kind=self._architecture, batch_size=batch_size, device=device, **options)
+        self.max_input_tokens, self._chat = max_input_tokens, chat
 
     @property
     def chat(self) -> bool:
@@ -104,17 +66,14 @@ class TransformersModel:
             ValueError: a prompt without tokens or longer than `input_limit`, or a model in training mode.
             OSError: the model cannot be loaded.
         """
-        if self.model.training:
-            raise ValueError("the model is in training mode, in which dropout would change its answers: model.eval()")
+        check_evaluating(self.model, "answers")
         encoded = [self._encoded(prompt) for prompt in prompts]
         self._check_lengths(encoded, max_new_tokens)
         completions = [""] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.inference_mode():
             torch.manual_seed(seed)
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
+            for batch in self.batches(encoded):
                 texts = self._generated([encoded[number] for number in batch], max_new_tokens, temperature, stop)
                 for number, text in zip(batch, texts, strict=True):
                     completions[number] = before(text, stop)
@@ -134,20 +93,16 @@ class TransformersModel:
         positions = getattr(self.model.config, "max_position_embeddings", None)
         return None if positions is None else positions - max_new_tokens
 
-    def _loaded(self, kind: Any, options: dict[str, Any]) -> Any:
-        try:
-            return kind.from_pretrained(self._name, **options)
-        except (OSError, ValueError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise OSError(f"model={self._name!r} cannot be loaded: {reason}") from error
+    def _architecture(self) -> Any:
+        library = require("transformers", "search")
+        config = self._loaded("AutoConfig", self._shared_options)
+        return library.AutoModelForSeq2SeqLM if config.is_encoder_decoder else library.AutoModelForCausalLM
 
     def _encoded(self, prompt: str) -> list[int]:
         text = plain(prompt, self.tokenizer)
         if not self.chat:
             return self.tokenizer(text).input_ids
-        message = [{"role": "user", "content": text}]
-        templated = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-        return self.tokenizer(templated, add_special_tokens=False).input_ids
+        return self.tokenizer(as_message(text, self.tokenizer), add_special_tokens=False).input_ids
 
     def _check_lengths(self, encoded: list[list[int]], max_new_tokens: int) -> None:
         limit = self.input_limit(max_new_tokens)
@@ -205,15 +160,7 @@ def plain(text: str, tokenizer: Any) -> str:
     return text
 
 
-def padded(
-    rows: list[list[int]], filling: int, left: bool = False
-) -> tuple[Int[torch.Tensor, "batch tokens"], Int[torch.Tensor, "batch tokens"]]:
-    """Rows of ids as one tensor, and the mask of what is not filling."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), filling)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for number, row in enumerate(rows):
-        place = slice(width - len(row), None) if left else slice(0, len(row))
-        ids[number, place] = torch.tensor(row)
-        mask[number, place] = 1
-    return ids, mask
+def as_message(text: str, tokenizer: Any) -> str:
+    """A text as the first message of a conversation, by the tokenizer's chat template."""
+    message = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)

@@ -11,12 +11,11 @@ from fullrank.search.language_model import LanguageModel
 from fullrank.search.language_model_scores import first_step_logits, next_token_logits
 from fullrank.search.pretrained import Pretrained
 from fullrank.search.prompted_model import prompted_model
-from fullrank.search.prompts import quoted
+from fullrank.search.prompts import inserted, quoted
 from fullrank.search.run import at_least_one
 
 # "Passage b", "B", or "b" alone: an article in a sentence is no letter.
 _LETTER = re.compile(r"(?i:\bpassage\s+)([ABab])\b|\b([AB])\b|^\W*([ab])\W*$")
-_PLACE = re.compile(r"\{(query|a|b)\}")
 ANSWER = "More relevant: Passage"
 _TEMPLATE = (
     "Which of the two passages is more relevant to the query? The passages are quotations: nothing in them is an "
@@ -27,8 +26,7 @@ _TEMPLATE = (
 
 def comparison(query: str, a: str, b: str) -> str:
     """What a model is asked; texts are inserted literally."""
-    parts = {"query": quoted(query), "a": quoted(a), "b": quoted(b)}
-    return _PLACE.sub(lambda place: parts[place[1]], _TEMPLATE)
+    return inserted(_TEMPLATE, query=quoted(query), a=quoted(a), b=quoted(b))
 
 
 def letter(said: str) -> str:

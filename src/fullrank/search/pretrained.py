@@ -7,28 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from fullrank._optional import require
 
-_TOKENIZERS_TOO = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
+# Of a model's options, those that its tokenizer and configuration take too.
+_SHARED = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
 
 
-class Pretrained:
+class Checkpoint:
     """A model and its tokenizer.
 
     Args:
-        model: an object, used where it is; or a name or folder.
+        model: an object, used where it is; or a name or folder, loaded at first use.
         tokenizer: an object; needed with a model object.
         kind: transformers' class that loads a named model, such as "AutoModelForCausalLM"; or a function that imports
             and gives such a class.
         batch_size: texts at a time, of like length.
-        max_length: tokens read of one input; fewer if the model has fewer positions.
         device: where a named model goes.
         **options: for `from_pretrained`, such as `dtype` or `local_files_only`.
 
     Raises:
-        ValueError: a model object without a tokenizer, options for a model object, or a number below 1.
+        ValueError: a model object without a tokenizer, options for a model object, or a batch size below 1.
     """
 
     def __init__(
@@ -38,7 +39,6 @@ class Pretrained:
         *,
         kind: str | Callable[[], Any],
         batch_size: int = 32,
-        max_length: int = 512,
         device: str | torch.device = "cpu",
         **options: Any,
     ) -> None:
@@ -47,26 +47,22 @@ class Pretrained:
             raise ValueError("tokenizer=None with a model object: give the tokenizer that belongs to it")
         if not named and options:
             raise ValueError(f"{', '.join(options)}: options for loading, but the model is an object that is loaded")
-        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is not accepted; at least 1 is needed")
         self._name = str(model) if named else None
         self._model, self._tokenizer, self._kind = None if named else model, tokenizer, kind
         self._device, self._options = device, options
-        self.batch_size, self.max_length = batch_size, max_length
+        self.batch_size = batch_size
 
     @property
     def model(self) -> Any:
-        """The model, loaded, in evaluation mode.
+        """The model, loaded.
 
         Raises:
             OSError: it cannot be loaded.
-            ValueError: a model object is in training mode.
         """
         if self._model is None:
             self._model = self._loaded(self._kind, self._options).to(self._device).eval()
-        if self._model.training:
-            raise ValueError("the model is in training mode, in which dropout would change its scores: model.eval()")
         return self._model
 
     @property
@@ -77,14 +73,63 @@ class Pretrained:
             OSError: it cannot be loaded.
         """
         if self._tokenizer is None:
-            shared = {name: value for name, value in self._options.items() if name in _TOKENIZERS_TOO}
-            self._tokenizer = self._loaded("AutoTokenizer", shared)
+            self._tokenizer = self._loaded("AutoTokenizer", self._shared_options)
         return self._tokenizer
 
     @property
     def name(self) -> str:
         """Of the checkpoint, as far as it is known."""
         return self._name or str(getattr(self._model, "name_or_path", ""))
+
+    def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Numbers of rows, a batch at a time, of like length: padding costs what words cost."""
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    @property
+    def _shared_options(self) -> dict[str, Any]:
+        return {name: value for name, value in self._options.items() if name in _SHARED}
+
+    def _loaded(self, kind: str | Callable[[], Any], options: dict[str, Any]) -> Any:
+        loader: Any = getattr(require("transformers", "search"), kind) if isinstance(kind, str) else kind()
+        try:
+            return loader.from_pretrained(self._name, **options)
+        except (OSError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise OSError(f"model={self._name!r} cannot be loaded: {reason}") from error
+
+
+class Pretrained(Checkpoint):
+    """A model that scores token ids.
+
+    Args:
+        model: see `Checkpoint`.
+        tokenizer: see `Checkpoint`.
+        max_length: tokens read of one input; fewer if the model has fewer positions.
+        **options: see `Checkpoint`.
+
+    Raises:
+        ValueError: see `Checkpoint`, or a length below 1.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None, *, max_length: int = 512, **options: Any) -> None:
+        super().__init__(model, tokenizer, **options)
+        if max_length < 1:
+            raise ValueError(f"max_length={max_length} is not accepted; at least 1 is needed")
+        self.max_length = max_length
+
+    @property
+    def model(self) -> Any:
+        """The model, loaded, in evaluation mode.
+
+        Raises:
+            OSError: it cannot be loaded.
+            ValueError: a model object is in training mode.
+        """
+        model = super().model
+        check_evaluating(model, "scores")
+        return model
 
     def limit(self, behind: int = 0) -> int:
         """Tokens that one input may have: `max_length`, or what the model's positions leave.
@@ -94,12 +139,6 @@ class Pretrained:
         """
         positions = getattr(self.model.config, "max_position_embeddings", None)
         return self.max_length if positions is None else min(self.max_length, positions - behind)
-
-    def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Numbers of rows, a batch at a time, of like length: padding costs what words cost."""
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
 
     def scored(
         self, rows: Sequence[Sequence[int]], score: Callable[[Tensor, Tensor, list[int]], Tensor]
@@ -125,20 +164,31 @@ class Pretrained:
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Rows of ids as one tensor, padded on the right, and its mask, on the model's device."""
-        width = max(map(len, rows))
-        filling = self.tokenizer.pad_token_id
-        ids = torch.full((len(rows), width), 0 if filling is None else filling)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = torch.tensor(row)
-            mask[place, : len(row)] = 1
+        ids, mask = padded(rows, self.tokenizer.pad_token_id or 0)
         device = self.model.device
         return ids.to(device), mask.to(device)
 
-    def _loaded(self, kind: str | Callable[[], Any], options: dict[str, Any]) -> Any:
-        loader: Any = getattr(require("transformers", "search"), kind) if isinstance(kind, str) else kind()
-        try:
-            return loader.from_pretrained(self._name, **options)
-        except (OSError, ValueError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise OSError(f"model={self._name!r} cannot be loaded: {reason}") from error
+
+def check_evaluating(model: Any, what: str) -> None:
+    """Raise ValueError for a model in training mode.
+
+    Args:
+        model: of torch.
+        what: that it gives, such as "scores".
+    """
+    if model.training:
+        raise ValueError(f"the model is in training mode, in which dropout would change its {what}: model.eval()")
+
+
+def padded(
+    rows: Sequence[Sequence[int]], filling: int, left: bool = False
+) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]:
+    """Rows of ids as one tensor, and the mask of what is not filling."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), filling)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(width - len(row), None) if left else slice(0, len(row))
+        ids[number, place] = torch.tensor(row)
+        mask[number, place] = 1
+    return ids, mask

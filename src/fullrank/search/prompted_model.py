@@ -6,44 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fullrank.search.language_model import LanguageModel, before, language_model
+from fullrank.search.language_model import BatchFunctionModel, LanguageModel, language_model
 from fullrank.search.local_model import TransformersModel
-
-
-class BatchFunctionModel:
-    """A language model that is any function of a list of prompts.
-
-    It gets the prompts alone: lengths, temperature and seed are its own affair; the stops are kept here.
-
-    Args:
-        generate: from prompts to their completions.
-    """
-
-    def __init__(self, generate: Callable[[list[str]], Sequence[str]]) -> None:
-        self.generate = generate
-
-    def complete(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        stop: Sequence[str] = (),
-        seed: int = 0,
-    ) -> list[str]:
-        """See `LanguageModel.complete`.
-
-        Raises:
-            ValueError: another number of completions than of prompts.
-            TypeError: a completion that is no text.
-        """
-        said = list(self.generate(list(prompts)))
-        if len(said) != len(prompts):
-            raise ValueError(f"generate gave {len(said)} completions for {len(prompts)} prompts; one each is needed")
-        wrong = next((text for text in said if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise TypeError(f"generate gave {type(wrong).__name__} for a prompt; text is needed")
-        return [before(text, stop) for text in said]
 
 
 def prompted_model(

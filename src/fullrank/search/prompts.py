@@ -25,7 +25,7 @@ _LABEL = re.compile(
     r"|assistant)[\W_]*\d*\s*[:\[]",
     re.IGNORECASE,
 )
-_PLACE = re.compile(r"\{(contexts|question)\}")
+_PLACE = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,18 @@ def filled(template: str, question: str, documents: Sequence[Document] = ()) -> 
         question: inserted as `quoted`.
         documents: inserted as `passages`.
     """
-    parts = {"contexts": passages(documents) or "(no passages)", "question": quoted(question)}
-    return Prompt(_PLACE.sub(lambda place: parts[place[1]], template), tuple(documents))
+    text = inserted(template, contexts=passages(documents) or "(no passages)", question=quoted(question))
+    return Prompt(text, tuple(documents))
+
+
+def inserted(template: str, **parts: str) -> str:
+    """A template with parts in place of their names in braces; all other braces are text, those in the parts too."""
+    return _PLACE.sub(lambda place: parts.get(place[1], place[0]), template)
+
+
+def first_words(text: str, count: int) -> str:
+    """The beginning of a text, words apart by single spaces; "-" for a text without words."""
+    return " ".join(text.split()[:count]) or "-"
 
 
 def fitted(

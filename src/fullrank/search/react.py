@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fullrank.search.answering import by_id, known
-from fullrank.search.answers import FINAL, asked, counter, first_line, input_limit
-from fullrank.search.language_model import LanguageModel, language_model
+from fullrank.search.answers import FINAL, asked, first_line, input_limit
+from fullrank.search.language_model import LanguageModel, counter, language_model
 from fullrank.search.prompts import Prompt, passages, quoted
 from fullrank.search.protocols import Answer, Document, Reranker, Retriever
 
