@@ -64,9 +64,8 @@ def ndcg(
 ) -> Float[np.ndarray, " lists"]:
     """DCG@k over that of the best order; a list without a relevant document is NaN ("skip") or 0 ("zero")."""
     ranked, _ = ranked_grades(scores, grades, mask, ties)
-    ideal = _discounted(-np.sort(-ranked, axis=1), k, gain)
-    worst = np.nan if empty == "skip" else 0.0
-    return np.divide(_discounted(ranked, k, gain), ideal, out=np.full(len(ranked), worst), where=ideal > 0)
+    ideal = _discounted(_best_first(ranked), k, gain)
+    return _normal(_discounted(ranked, k, gain), ideal, np.nan if empty == "skip" else 0.0)
 
 
 def err(
@@ -78,12 +77,7 @@ def err(
     ties: Ties = "first",
 ) -> Float[np.ndarray, " lists"]:
     """ERR@k: a reader stops at rank i with probability (2^g - 1) / 2^`top_grade`."""
-    ranked, _ = ranked_grades(scores, grades, mask, ties)
-    if ranked.max(initial=0) > top_grade:
-        raise ValueError(f"there is a grade of {ranked.max()}, above top_grade={top_grade}; give the highest there is")
-    stop = (np.exp2(_first(ranked, k)) - 1) / 2**top_grade
-    reading = np.cumprod(np.concatenate([np.ones((len(stop), 1)), 1 - stop[:, :-1]], axis=1), axis=1)
-    return (reading * stop / np.arange(1, stop.shape[1] + 1)).sum(1)
+    return _reciprocal(ranked_grades(scores, grades, mask, ties)[0], k, top_grade)
 
 
 def pnr(scores: Scores, grades: Grades, mask: Mask | None = None) -> tuple[int, int]:
@@ -149,17 +143,16 @@ def _banded(
 
 def _benchmark_row(lists: Sequence[Sequence[tuple[float, int]]], ks: Sequence[int], official: bool) -> dict[str, float]:
     scores, grades, mask = padded_lists(lists)
-    ties: Ties = "last" if official else "first"
-    lengths = mask.sum(1)
+    ranked, lengths = ranked_grades(scores, grades, mask, "last" if official else "first")
+    best = _best_first(ranked)
     table: dict[str, float] = {}
     for k in ks:
         long = lengths >= k if official else np.ones(len(lists), dtype=bool)
-        gained = dcg(scores, grades, k, mask=mask, ties=ties)
-        ideal = _discounted(-np.sort(-np.where(mask, grades, 0), axis=1), k, "exp2")
-        normal = gained / (ideal + _OFFICIAL_EPS) if official else ndcg(scores, grades, k, mask=mask, ties=ties)
+        gained, ideal = _discounted(ranked, k, "exp2"), _discounted(best, k, "exp2")
+        normal = gained / (ideal + _OFFICIAL_EPS) if official else _normal(gained, ideal, np.nan)
         table[f"dcg@{k}"] = float(gained.mean())
         table[f"ndcg@{k}"] = _mean(normal[long])
-        table[f"err@{k}"] = _mean(err(scores, grades, k, mask=mask, ties=ties)[long])
+        table[f"err@{k}"] = _mean(_reciprocal(ranked, k)[long])
     concordant, discordant = pnr(scores, grades, mask)
     table["pnr"] = concordant / (discordant + _OFFICIAL_EPS)
     return table
@@ -201,6 +194,23 @@ def _discounted(ranked: Grades, k: int | None, gain: Gain) -> Float[np.ndarray, 
     first = _first(ranked, k).astype(np.float64)
     worth = np.exp2(first) - 1 if gain == "exp2" else first
     return (worth / np.log2(np.arange(2, first.shape[1] + 2))).sum(1)
+
+
+def _reciprocal(ranked: Grades, k: int | None, top_grade: int = 4) -> Float[np.ndarray, " lists"]:
+    if ranked.max(initial=0) > top_grade:
+        raise ValueError(f"there is a grade of {ranked.max()}, above top_grade={top_grade}; give the highest there is")
+    stop = (np.exp2(_first(ranked, k)) - 1) / 2**top_grade
+    reading = np.cumprod(np.concatenate([np.ones((len(stop), 1)), 1 - stop[:, :-1]], axis=1), axis=1)
+    return (reading * stop / np.arange(1, stop.shape[1] + 1)).sum(1)
+
+
+def _best_first(ranked: Grades) -> Grades:
+    return -np.sort(-ranked, axis=1)
+
+
+def _normal(gained: np.ndarray, ideal: np.ndarray, worst: float) -> Float[np.ndarray, " lists"]:
+    """A gain over the ideal one; `worst` where that is nothing."""
+    return np.divide(gained, ideal, out=np.full(len(gained), worst), where=ideal > 0)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -139,8 +139,8 @@ class IPS(Objective):
         if len(wrong):
             place = int(wrong[0])
             raise ValueError(
-                f"propensities[{place}] is {float(e[place])} of the first; each lies in (0, 1]: estimate them with "
-                "estimate_propensities"
+                f"propensities[{place}] is {float(e[place])} of the first; each lies in (0, 1]: those that DLA or "
+                "RegressionEM learned, their propensities(), do"
             )
         self.register_buffer("examination", e)
         _list_loss(loss)
@@ -439,7 +439,7 @@ def make_objective(
     if name not in OBJECTIVES:
         raise ValueError(f"objective={name!r} is not known; accepted: {', '.join(OBJECTIVES)}")
     if name == "ips" and propensities is None:
-        raise ValueError("objective='ips' needs propensities: give them, or estimate them with estimate_propensities")
+        raise ValueError("objective='ips' needs propensities; give those that DLA or RegressionEM learned, for one")
     return OBJECTIVES[name](list_size, propensities, options)
 
 

@@ -29,16 +29,19 @@ class PaperHit:
     Attributes:
         paper: the paper.
         score: of its mode: a sum of reciprocal ranks, a BM25 score, or a cosine.
-        terms: the query's terms that it holds.
-        contributions: what each of them adds to its BM25 score.
+        contributions: what each of the query's terms that it holds adds to its BM25 score.
         cosine: similarity of meaning, or None in keyword mode.
     """
 
     paper: Paper
     score: float
-    terms: tuple[str, ...]
     contributions: Mapping[str, float]
     cosine: float | None
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The query's terms that it holds."""
+        return tuple(sorted(self.contributions))
 
 
 def search(query: str, k: int = 10, mode: Mode = "hybrid") -> list[PaperHit]:
@@ -68,7 +71,6 @@ def search(query: str, k: int = 10, mode: Mode = "hybrid") -> list[PaperHit]:
         PaperHit(
             paper=papers[slug],
             score=score,
-            terms=tuple(_keyword().matched_terms(query, _keyword_documents()[slug])),
             contributions=MappingProxyType(_keyword().explain(query, slug)),
             cosine=cosines.get(slug),
         )

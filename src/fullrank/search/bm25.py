@@ -303,8 +303,13 @@ class BM25Retriever:
         return {ids[place]: float(reached[place]) for place in order}
 
     def _id(self, number: int) -> str:
-        place = int(np.searchsorted(self._offsets, number, side="right")) - 1
-        return self._segments[place].ids[number - int(self._offsets[place])]
+        segment, place = self._located(number)
+        return segment.ids[place]
+
+    def _located(self, number: int) -> tuple[Segment, int]:
+        """The segment of a document, and its number there."""
+        at = int(np.searchsorted(self._offsets, number, side="right")) - 1
+        return self._segments[at], number - int(self._offsets[at])
 
     def _number(self, id: str) -> int:
         if self._id_numbers is None:
@@ -315,9 +320,8 @@ class BM25Retriever:
         return self._id_numbers[id]
 
     def _document(self, id: str) -> Document:
-        number = self._number(id)
-        place = int(np.searchsorted(self._offsets, number, side="right")) - 1
-        return self._segments[place].document(number - int(self._offsets[place]))
+        segment, place = self._located(self._number(id))
+        return segment.document(place)
 
 
 class _Documents(Mapping[str, Document]):

@@ -94,7 +94,8 @@ class DenseRetriever:
             return self.build(documents)
         ids = identifiers(documents)
         vectors = self._encode([document.searched for document in documents])
-        stay = [place for place, id in enumerate(self._ids) if id not in set(ids)]
+        replaced = set(ids)
+        stay = [place for place, id in enumerate(self._ids) if id not in replaced]
         self._vectors = torch.cat([self._vectors[stay], vectors])
         self._ids = [self._ids[place] for place in stay] + ids
         return self
