@@ -298,7 +298,7 @@ def test_a_budget_is_kept(budget):
         (lambda: PromptedOrder(), "give either a model or generate="),
         (lambda: PromptedOrder(ranks, generate=ranks), "give either a model or generate="),
         (lambda: PromptedOrder(ranks, batch_size=2), "batch_size: options of a model of transformers"),
-        (lambda: PromptedOrder(ranks, words=0), "k=0"),
+        (lambda: PromptedOrder(ranks, words=0), "words=0 is not accepted; at least 1 is needed"),
         (lambda: BatchFunctionModel(lambda prompts: []).complete(["x"]), "generate gave 0 completions for 1 prompts"),
         (lambda: FusionOrder(t5(), tokenizer(), keep=-1), "keep=-1"),
         (lambda: FusionOrder(t5(), tokenizer(), style="fid"), "style='fid' is not known; accepted: listt5, lit5"),

@@ -350,7 +350,7 @@ def test_names_that_are_none(unchecked):
         Generator("basic-rag", Network())
     with pytest.raises(ValueError, match="method='fid' with a model object needs its tokenizer"):
         Generator("fid", Network())
-    with pytest.raises(ValueError, match="k=0 is not accepted"):
+    with pytest.raises(ValueError, match="n_docs=0 is not accepted"):
         Retriever(n_docs=0)
     with pytest.raises(RuntimeError, match=r"nothing is indexed yet: call index\(corpus\) first"):
         Retriever().retrieve([asked()])

@@ -89,7 +89,7 @@ def test_order_by_its_definition(found):
 
 def test_k_and_scores_set_later_are_checked():
     run = Run({"q": {"a": 1.0}})
-    with pytest.raises(ValueError, match="k=0 is not accepted; at least 1 document is needed"):
+    with pytest.raises(ValueError, match="k=0 is not accepted; at least 1 is needed"):
         run.ranking("q", 0)
     with pytest.raises(ValueError, match="k=-1 is not accepted"):
         run.top(-1)

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
+from fullrank.search.run import at_least_one
+
 Normalizer = Literal["squad", "unicode", "rankify"]
 Answers = Sequence[str] | str
 
@@ -157,8 +159,7 @@ def top_k_accuracy(texts: Sequence[Sequence[str]], gold: Sequence[Answers], k: i
     Raises:
         ValueError: no questions, another number of gold lists than of questions, or k below 1.
     """
-    if k < 1:
-        raise ValueError(f"k={k} is not accepted; at least 1 is needed")
+    at_least_one(k)
     if not texts or len(texts) != len(gold):
         raise ValueError(f"{len(gold)} lists of gold answers for {len(texts)} lists of texts; give one of each")
     hits = [any(has_answer(text, answers) for text in found[:k]) for found, answers in zip(texts, gold, strict=True)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fullrank.search.answers import BatchGenerator, asked
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever, named
+from fullrank.search.run import at_least_one
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ def answer_questions(
             the documents, or a re-ranker that loses or adds some.
     """
     for name, value in (("n_docs", n_docs), ("top_k", top_k)):
-        if value < 1:
-            raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+        at_least_one(value, name)
     texts = {id: asked(question) for id, question in named(questions).items()}
     rankings = rank(texts, retriever, by_id(documents), reranker, n_docs)
     contexts = [ranking.documents[:top_k] for ranking in rankings.values()]

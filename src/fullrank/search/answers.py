@@ -9,6 +9,7 @@ from fullrank.search.answer_measures import normalized
 from fullrank.search.language_model import LanguageModel, Measured, counter, language_model
 from fullrank.search.prompts import Prompt, fitted
 from fullrank.search.protocols import Answer, Document
+from fullrank.search.run import at_least_one
 
 FINAL = "Final Answer:"
 
@@ -62,8 +63,8 @@ class BasicRAG:
         if "{question}" not in self._template:
             raise ValueError(f"template={self._template[:80]!r} has no {{question}}, so nothing would be asked")
         for name, value in (("max_new_tokens", self.max_new_tokens), ("max_input_tokens", max_input_tokens)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+            if value is not None:
+                at_least_one(value, name)
 
     def answer(self, question: str, contexts: Sequence[Document]) -> Answer:
         """See `Generator.answer`; the sources are the contexts that are really in the prompt.
@@ -173,8 +174,7 @@ class SelfConsistencyRAG(ChainOfThoughtRAG):
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
-        if samples < 1:
-            raise ValueError(f"samples={samples} is not accepted; at least 1 is needed")
+        at_least_one(samples, "samples")
         if temperature <= 0:
             raise ValueError(f"temperature={temperature} makes all samples the same; give one above 0, such as 0.7")
         self.samples, self.temperature, self.seed = samples, temperature, seed

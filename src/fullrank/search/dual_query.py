@@ -15,6 +15,7 @@ from fullrank.search.dq_lore import LoReReranker
 from fullrank.search.exemplar_losses import contrastive_exemplar_loss
 from fullrank.search.exemplars import Exemplar, ExemplarRetriever, complex_exemplars, prompt_of
 from fullrank.search.language_model_scores import continuation_likelihoods
+from fullrank.search.run import at_least_one
 
 Generate = Callable[[list[str]], list[str]]
 
@@ -62,8 +63,7 @@ class DualQuerySelector:
         n_candidates: int = 64,
     ) -> None:
         for name, value in (("n_shots", n_shots), ("n_candidates", n_candidates)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+            at_least_one(value, name)
         self.generate, self.retriever = generate, retriever
         self.reranker = LoReReranker() if isinstance(reranker, str) else reranker
         self.first_shots = list(first_shots) if first_shots is not None else None
@@ -133,8 +133,7 @@ class EPRTrainer:
         seed: int = 0,
     ) -> None:
         for name, value in (("top", top), ("epochs", epochs), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+            at_least_one(value, name)
         self.module, self.top, self.lr = module, top, lr
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
 

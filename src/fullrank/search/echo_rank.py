@@ -69,7 +69,7 @@ class EchoRankReranker(OrderReranker):
         self.strong = prompted_model(strong, **options)
         self.cheap = self.strong if cheap is None else prompted_model(cheap, **options)
         self.budget, self.split, self.discount = budget, split, 1.0 if cheap is None else discount
-        self.words = at_least_one(words)
+        self.words = at_least_one(words, "words")
         self.calls = self.n_malformed = 0
         self.spent = 0.0
 

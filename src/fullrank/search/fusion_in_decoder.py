@@ -13,6 +13,7 @@ from fullrank.search.answers import asked
 from fullrank.search.local_model import plain
 from fullrank.search.pretrained import check_evaluating, padded
 from fullrank.search.protocols import Answer, Document
+from fullrank.search.run import at_least_one
 
 
 class FusionInDecoder:
@@ -51,8 +52,7 @@ class FusionInDecoder:
             "batch_size": batch_size,
         }
         for name, value in numbers.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+            at_least_one(value, name)
         if not model.config.is_encoder_decoder:
             raise ValueError(f"a {type(model).__name__} has no encoder; Fusion-in-Decoder needs a T5 or its like")
         self.model, self.tokenizer = model, tokenizer

@@ -48,7 +48,7 @@ class InContextScorer:
         if isinstance(model, str):
             options.setdefault("attn_implementation", "eager")
         self.pretrained = Pretrained(model, tokenizer, kind="AutoModelForCausalLM", max_length=max_length, **options)
-        self.passage_length, self.calibrate = at_least_one(passage_length), calibrate
+        self.passage_length, self.calibrate = at_least_one(passage_length, "passage_length"), calibrate
         self.instruction = instruction
         self.calls = 0
 

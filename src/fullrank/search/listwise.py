@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from fullrank.search.ordering import OrderReranker
+from fullrank.search.run import at_least_one
 
 _DIGITS = re.compile(r"\d+")
 _MOST_DIGITS = 9  # longer numbers are out of range anyway
@@ -115,8 +116,7 @@ class SlidingWindowReranker(_ListwiseReranker):
             raise ValueError(f"window={window} is not accepted; at least 2 passages are compared")
         if not 1 <= step <= window:
             raise ValueError(f"step={step} is not accepted; it lies between 1 and window={window}")
-        if passes < 1:
-            raise ValueError(f"passes={passes} is not accepted; at least 1 is needed")
+        at_least_one(passes, "passes")
         super().__init__(model)
         self.window, self.step, self.passes = window, step, passes
 

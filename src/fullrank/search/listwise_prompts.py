@@ -41,7 +41,7 @@ class PromptedOrder:
         words: int = 300,
         **options: Any,
     ) -> None:
-        self.model, self.words = prompted_model(model, tokenizer, **options), at_least_one(words)
+        self.model, self.words = prompted_model(model, tokenizer, **options), at_least_one(words, "words")
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Places that the model named, best first, as it did: perhaps not all of them, or none."""
@@ -81,7 +81,7 @@ class IdentifierOrder:
         self, model: Any, tokenizer: Any = None, *, words: int = 300, max_length: int = 4096, **options: Any
     ) -> None:
         self.pretrained = Pretrained(model, tokenizer, kind="AutoModelForCausalLM", max_length=max_length, **options)
-        self.words = at_least_one(words)
+        self.words = at_least_one(words, "words")
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Places of the texts, best first; equal ones keep their order."""

@@ -57,7 +57,7 @@ class PromptedComparison:
         words: int = 300,
         **options: Any,
     ) -> None:
-        self.model, self.words = prompted_model(model, tokenizer, **options), at_least_one(words)
+        self.model, self.words = prompted_model(model, tokenizer, **options), at_least_one(words, "words")
         self.calls = self.n_malformed = 0
 
     def compare(self, query: str, a: str, b: str) -> float:
@@ -105,7 +105,7 @@ class LikelihoodComparison:
     ) -> None:
         kind = "AutoModelForCausalLM" if causal else "AutoModelForSeq2SeqLM"
         self.pretrained = Pretrained(model, tokenizer, kind=kind, max_length=max_length, **options)
-        self.causal, self.words = causal, at_least_one(words)
+        self.causal, self.words = causal, at_least_one(words, "words")
         self.calls = 0
 
     def compare(self, query: str, a: str, b: str) -> float:

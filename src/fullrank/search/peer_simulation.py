@@ -11,6 +11,7 @@ import numpy as np
 
 from fullrank.search.g_rank import positional_distance
 from fullrank.search.gossip import GossipPeer
+from fullrank.search.run import at_least_one
 
 Scenario = Literal["baseline", "targeted", "inflation", "epic", "push"]
 _BYTES = 600  # of a row as text
@@ -108,8 +109,7 @@ class P2PSimulation:
         if scenario not in get_args(Scenario):
             raise ValueError(f"scenario={scenario!r} is not known; accepted: {', '.join(get_args(Scenario))}")
         for name, value in (("n_nodes", n_nodes), ("steps", steps)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+            at_least_one(value, name)
         self.catalogue = {item: tuple(tags) for item, tags in catalogue.items()}
         self.steps, self.scenario = steps, scenario
         self.push = scenario == "push" if push is None else push

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fullrank._optional import require
+from fullrank.search.run import at_least_one
 
 # Of a model's options, those that its tokenizer and configuration take too.
 _SHARED = ("cache_dir", "local_files_only", "revision", "token", "trust_remote_code")
@@ -47,8 +48,7 @@ class Checkpoint:
             raise ValueError("tokenizer=None with a model object: give the tokenizer that belongs to it")
         if not named and options:
             raise ValueError(f"{', '.join(options)}: options for loading, but the model is an object that is loaded")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} is not accepted; at least 1 is needed")
+        at_least_one(batch_size, "batch_size")
         self._name = str(model) if named else None
         self._model, self._tokenizer, self._kind = None if named else model, tokenizer, kind
         self._device, self._options = device, options
@@ -115,8 +115,7 @@ class Pretrained(Checkpoint):
 
     def __init__(self, model: Any, tokenizer: Any = None, *, max_length: int = 512, **options: Any) -> None:
         super().__init__(model, tokenizer, **options)
-        if max_length < 1:
-            raise ValueError(f"max_length={max_length} is not accepted; at least 1 is needed")
+        at_least_one(max_length, "max_length")
         self.max_length = max_length
 
     @property

@@ -66,7 +66,7 @@ class Pipeline:
         top_k: int = 10,
     ) -> None:
         self.task, self.retriever, self.reranker, self.generator = task, retriever, reranker, generator
-        self.top_k = at_least_one(top_k)
+        self.top_k = at_least_one(top_k, "top_k")
 
     def __call__(
         self, query: str | Sequence[str], documents: Corpus | None = None, corpus: Corpus | None = None

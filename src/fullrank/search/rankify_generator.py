@@ -52,7 +52,7 @@ class Generator:
         retriever: Retriever | None = None,
         **options: Any,
     ) -> None:
-        self.method, self.n_contexts = chosen(method, _GENERATORS, "method"), at_least_one(n_contexts)
+        self.method, self.n_contexts = chosen(method, _GENERATORS, "method"), at_least_one(n_contexts, "n_contexts")
         self.generator = _generator(self.method, model_name, backend, dict(generation or {}), retriever, options)
 
     def generate(self, documents: Sequence[Document]) -> list[str]:

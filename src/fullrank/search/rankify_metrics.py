@@ -8,7 +8,7 @@ from pathlib import Path
 from fullrank.order import evaluate
 from fullrank.search.answer_measures import contains, exact_match, token_overlap
 from fullrank.search.rankify_data import Context, Document
-from fullrank.search.run import Qrels, Run
+from fullrank.search.run import Qrels, Run, at_least_one
 
 
 class Metrics:
@@ -27,8 +27,7 @@ class Metrics:
         Raises:
             ValueError: no documents, k below 1, or a context that does not say whether it has an answer.
         """
-        if k < 1:
-            raise ValueError(f"k={k} is not accepted; at least 1 is needed")
+        at_least_one(k)
         hits = [any(map(_has_answer, self._contexts(document, use_reordered)[:k])) for document in self._measured()]
         return 100 * sum(hits) / len(hits)
 

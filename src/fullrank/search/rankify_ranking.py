@@ -56,7 +56,7 @@ class Retriever:
         encoder_name: Any = None,
         **options: Any,
     ) -> None:
-        self.method, self.n_docs = chosen(method, _RETRIEVERS, "method"), at_least_one(n_docs)
+        self.method, self.n_docs = chosen(method, _RETRIEVERS, "method"), at_least_one(n_docs, "n_docs")
         self._encoder, self._options, self._folder = encoder_name, options, index_folder
         self._indexed: dict[str, protocols.Document] = {}  # one object for good: ReAct reads from it
         self.documents: Mapping[str, protocols.Document] = self._indexed

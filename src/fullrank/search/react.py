@@ -11,6 +11,7 @@ from fullrank.search.answers import FINAL, asked, first_line, input_limit
 from fullrank.search.language_model import LanguageModel, counter, language_model
 from fullrank.search.prompts import Prompt, passages, quoted
 from fullrank.search.protocols import Answer, Document, Reranker, Retriever
+from fullrank.search.run import at_least_one
 
 _HEAD = f"""Answer the question by turns of three kinds:
 Thought: what you know and what is missing.
@@ -73,8 +74,7 @@ class ReActRAG:
             ("n_docs", n_docs),
             ("max_new_tokens", max_new_tokens),
         ):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+            at_least_one(value, name)
         self.model = language_model(model)
         self.retriever, self.documents, self.reranker = retriever, by_id(documents), reranker
         self.steps, self.per_search, self.n_docs = steps, per_search, n_docs

@@ -172,15 +172,15 @@ class Qrels(dict[str, dict[str, int]]):
         return cls(_from_frame(frame, "relevance"))
 
 
-def at_least_one(k: int) -> int:
-    """How many results are asked for.
+def at_least_one(count: int, name: str = "k") -> int:
+    """A count that an argument gives.
 
     Raises:
-        ValueError: k is below 1.
+        ValueError: it is below 1; the message has the argument's name.
     """
-    if k < 1:
-        raise ValueError(f"k={k} is not accepted; at least 1 document is needed")
-    return k
+    if count < 1:
+        raise ValueError(f"{name}={count} is not accepted; at least 1 is needed")
+    return count
 
 
 def _normalised(
