@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,12 @@ class GoldenCase:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", type=Path, default=DEFAULT_GOLDEN, help="folder of golden cases: DIR/SLUG/CASE.json")
+
+
+def pytest_configure() -> None:
+    """A shell's background job is started with interrupts ignored, and its children inherit that: tests send them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def golden_cases(root: Path, slug: str, kind: str | None = None) -> list[GoldenCase]:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from peft import AutoPeftModelForSequenceClassification
@@ -102,13 +101,18 @@ def test_the_tasks_of_the_command_are_those_of_the_library(fullrank):
 
 def test_stopped_training_leaves_nothing(model, data, folders):
     arguments = ["adapt", str(model), "--data", str(data), "--epochs", "100000", "-o", "adapter"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fullrank", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    time.sleep(8)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    shown = {"OMP_NUM_THREADS": "1", "FORCE_COLOR": "1"}  # the progress bar, into a pipe too
+    with subprocess.Popen(
+        [sys.executable, "-m", "fullrank", *arguments], stderr=subprocess.PIPE, env=os.environ | shown
+    ) as process:
+        assert process.stderr is not None
+        err = b""
+        while b"/200000" not in err:  # its steps are counted: it trains
+            read = os.read(process.stderr.fileno(), 1 << 16)
+            assert read, err
+            err += read
+        process.send_signal(signal.SIGINT)
+        err += process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert "Traceback" not in err.decode()
     assert not (folders / "adapter").exists()

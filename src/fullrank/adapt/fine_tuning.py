@@ -25,6 +25,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from fullrank._files import write_json
+from fullrank._model_hub import only_local_files
 from fullrank.adapt.methods import AdapterMethod, adapter_method, adapter_parameters, size_for_budget
 from fullrank.adapt.training import OnProgress, TrainingRecord, TrainingSettings, train
 from fullrank.tasks.evaluation import evaluate
@@ -265,10 +266,11 @@ def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, 
     Raises:
         ValueError: there is no model or no tokenizer at that place, or an encoder is to continue a text.
     """
+    local = only_local_files(model)
     with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(model))
-            loaded = _load(str(model), examples)
+            tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=local)
+            loaded = _load(str(model), examples, local)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"model={str(model)!r} cannot be loaded for {examples.task}: {str(error).splitlines()[0]}; a Hugging "
@@ -286,14 +288,15 @@ def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, 
     return loaded, tokenizer
 
 
-def _load(model: str, examples: Examples) -> PreTrainedModel:
+def _load(model: str, examples: Examples, local: bool) -> PreTrainedModel:
     if examples.task == "causal-lm":
-        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, local_files_only=local)
     labels = [str(label) for label in examples.labels]
     named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     return AutoModelForSequenceClassification.from_pretrained(
         model,
         dtype=torch.float32,
+        local_files_only=local,
         num_labels=examples.outputs,
         problem_type="single_label_classification" if labels else "regression",
         ignore_mismatched_sizes=True,  # a head for other classes is replaced

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from fullrank._model_hub import only_local_files
 from fullrank._optional import require
 from fullrank.search.run import at_least_one
 
@@ -92,6 +93,7 @@ class Checkpoint:
         return {name: value for name, value in self._options.items() if name in _SHARED}
 
     def _loaded(self, kind: str | Callable[[], Any], options: dict[str, Any]) -> Any:
+        options = {"local_files_only": only_local_files(str(self._name)), **options}
         loader: Any = getattr(require("transformers", "search"), kind) if isinstance(kind, str) else kind()
         try:
             return loader.from_pretrained(self._name, **options)
