@@ -8,6 +8,10 @@ from fullrank.order.measures import Measure, parse_measure
 from fullrank.order.trec_order import trec_order
 
 if TYPE_CHECKING:
+    from fullrank.order.click_model import ClickModel, Perplexity
+    from fullrank.order.click_models_by_place import PBM, UBM, ClickThroughRate
+    from fullrank.order.click_models_top_down import DBN, DCM, Cascade
+    from fullrank.order.click_sessions import ClickSessions, read_click_sessions
     from fullrank.order.click_simulation import ClickSimulator, SimulatedClicks, simulate_clicks
     from fullrank.order.list_measures import benchmark_table, dcg, err, ndcg, pnr
     from fullrank.order.rank_correlation import ap_correlation, kendall_tau, rank_biased_overlap, weighted_tau
@@ -25,7 +29,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Cascade",
+    "ClickModel",
+    "ClickSessions",
     "ClickSimulator",
+    "ClickThroughRate",
+    "DBN",
+    "DCM",
     "DLA",
     "Difference",
     "Evaluation",
@@ -33,10 +43,13 @@ __all__ = [
     "Measure",
     "Naive",
     "Objective",
+    "PBM",
     "PairDebias",
+    "Perplexity",
     "PositionBasedModel",
     "RegressionEM",
     "SimulatedClicks",
+    "UBM",
     "ap_correlation",
     "benchmark_table",
     "compare",
@@ -53,6 +66,7 @@ __all__ = [
     "parse_measure",
     "pnr",
     "rank_biased_overlap",
+    "read_click_sessions",
     "sigmoid_loss",
     "simulate_clicks",
     "softmax_loss",
@@ -62,6 +76,10 @@ __all__ = [
 
 #: Name -> the module that loads with its first use: measuring a run needs neither torch nor SciPy.
 _LATER = {
+    **dict.fromkeys(("ClickModel", "Perplexity"), "click_model"),
+    **dict.fromkeys(("ClickThroughRate", "PBM", "UBM"), "click_models_by_place"),
+    **dict.fromkeys(("Cascade", "DBN", "DCM"), "click_models_top_down"),
+    **dict.fromkeys(("ClickSessions", "read_click_sessions"), "click_sessions"),
     **dict.fromkeys(("ClickSimulator", "SimulatedClicks", "simulate_clicks"), "click_simulation"),
     **dict.fromkeys(("benchmark_table", "dcg", "err", "ndcg", "pnr"), "list_measures"),
     **dict.fromkeys(("ap_correlation", "kendall_tau", "rank_biased_overlap", "weighted_tau"), "rank_correlation"),

@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Behaviour = Literal["pbm", "cascade", "ubm"]
+from fullrank.order.click_behaviours import Behaviour, ByLastClick, ByPosition, TopDown
+
+Users = Literal["pbm", "cascade", "ubm"]
 
 #: Examination by rank; later ranks as the last.
 PBM_EXAMINATION = (0.68, 0.61, 0.48, 0.34, 0.28, 0.20, 0.11, 0.10, 0.08, 0.06)
@@ -61,7 +63,7 @@ class ClickSimulator:
         ValueError: an unknown behaviour, a negative eta, a probability outside [0, 1], or no grade above 0.
     """
 
-    behaviour: Behaviour = "pbm"
+    behaviour: Users = "pbm"
     eta: float = 1.0
     noise: float = 0.1
     certainty: float = 1.0
@@ -69,8 +71,8 @@ class ClickSimulator:
     examination_table: tuple[float, ...] | None = field(default=None)
 
     def __post_init__(self) -> None:
-        if self.behaviour not in get_args(Behaviour):
-            raise ValueError(f"behaviour={self.behaviour!r} is not known; accepted: {', '.join(get_args(Behaviour))}")
+        if self.behaviour not in get_args(Users):
+            raise ValueError(f"behaviour={self.behaviour!r} is not known; accepted: {', '.join(get_args(Users))}")
         if self.eta < 0:
             raise ValueError(f"eta={self.eta} is not accepted; it is 0 or more")
         for name, value in (("noise", self.noise), ("certainty", self.certainty)):
@@ -98,8 +100,7 @@ class ClickSimulator:
         """
         if self.behaviour != "pbm":
             raise ValueError(f"behaviour={self.behaviour!r} has no propensity by rank alone; 'pbm' has")
-        table = np.array(self.examination_table or PBM_EXAMINATION) ** self.eta
-        return table[np.minimum(np.arange(ranks), len(table) - 1)]
+        return ByPosition(np.array(self.examination_table or PBM_EXAMINATION) ** self.eta).by_rank(ranks)
 
     def simulate(
         self,
@@ -117,38 +118,29 @@ class ClickSimulator:
         if uniforms is None:
             uniforms = (rng or np.random.default_rng()).random(grades.shape)
         attraction = self.attraction(grades)
-        draw = {"pbm": self._pbm, "cascade": self._cascade, "ubm": self._ubm}[self.behaviour]
-        clicks, examination, weights = draw(attraction, uniforms)
-        return SimulatedClicks(clicks.astype(np.int64), examination, attraction, weights)
+        clicks, examination = self._behaviour(grades.shape[1]).draw(attraction, uniforms)
+        return SimulatedClicks(clicks.astype(np.int64), examination, attraction, self._weights(examination))
 
-    def _pbm(self, attraction: np.ndarray, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        e = self.propensities(attraction.shape[1])
-        examination = np.broadcast_to(e, attraction.shape)
-        return uniforms < examination * attraction, examination, np.broadcast_to(e[0] / e, attraction.shape)
+    def _behaviour(self, ranks: int) -> Behaviour:
+        if self.behaviour == "pbm":
+            return ByPosition(self.propensities(ranks))
+        if self.behaviour == "cascade":
+            return TopDown(np.zeros(ranks), after_skip=1.0)
+        size = len(UBM_EXAMINATION)
+        table = np.array([row + (0.0,) * (size - len(row)) for row in UBM_EXAMINATION])
+        return ByLastClick(table**self.eta)
 
-    def _cascade(self, attraction: np.ndarray, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        attracted = uniforms < attraction
-        before = np.cumsum(attracted, axis=1) - attracted
-        examination = (before == 0).astype(np.float64)
-        return attracted & (before == 0), examination, np.ones_like(examination)
-
-    def _ubm(self, attraction: np.ndarray, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        lists, ranks = attraction.shape
-        clicks = np.zeros((lists, ranks), dtype=bool)
-        examination = np.zeros((lists, ranks))
-        last = np.full(lists, -1)
-        for rank in range(ranks):
-            row = np.array(UBM_EXAMINATION[min(rank, len(UBM_EXAMINATION) - 1)]) ** self.eta
-            distance = np.where(last < 0, len(row) - 1, np.minimum(rank - last - 1, len(row) - (rank >= len(row)) - 1))
-            examination[:, rank] = row[distance]
-            clicks[:, rank] = uniforms[:, rank] < examination[:, rank] * attraction[:, rank]
-            last[clicks[:, rank]] = rank
-        return clicks, examination, 1 / np.maximum(examination, 1e-12)
+    def _weights(self, examination: np.ndarray) -> np.ndarray:
+        if self.behaviour == "pbm":
+            return examination[:, :1] / examination
+        if self.behaviour == "cascade":
+            return np.ones_like(examination)
+        return 1 / np.maximum(examination, 1e-12)
 
 
 def simulate_clicks(
     grades: Int[np.ndarray, "lists ranks"],
-    behaviour: Behaviour = "pbm",
+    behaviour: Users = "pbm",
     eta: float = 1.0,
     noise: float = 0.1,
     top_grade: int = 4,

@@ -1,0 +1,308 @@
+"""What all click models share: fitting to a log, the probability of clicks, how well it fits, samples, files."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.special import xlog1py, xlogy
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from fullrank import _saving
+from fullrank.order.click_behaviours import Behaviour
+from fullrank.order.click_sessions import Pairs, checked_clicks, checked_lists
+
+_Model = TypeVar("_Model", bound="ClickModel")
+
+
+class Perplexity(NamedTuple):
+    """How surprised a model is by clicks: 1 where it foresees each, 2 where it tosses a coin.
+
+    Attributes:
+        overall: mean over the ranks.
+        by_rank: 2^(-mean log2 P(c_k)); NaN where no list is so long.
+    """
+
+    overall: float
+    by_rank: Float[np.ndarray, " ranks"]
+
+
+class ClickModel(BaseEstimator, ABC):
+    """A click is an examined rank and an attractive document: P(c_k = 1 | clicks above) = e_k a_k.
+
+    A list is as long as its row of `mask` says; without, all are of one length. Queries and documents are whole numbers
+    or texts, and a pair of them has parameters of its own; without queries, a document has. A pair that the log does
+    not show takes the mean over those that it does.
+
+    Attributes:
+        pairs_: of the log.
+        attraction_: a, (pairs,).
+        log_posteriors_: of every iteration; they never decrease. Empty where the solution is in closed form.
+    """
+
+    attraction_: Float[np.ndarray, " pairs"]
+    log_posteriors_: list[float]
+    #: Names of what is learned and saved, apart from the pairs; those of `_BY_PAIR` have an element a pair.
+    _LEARNED: ClassVar[tuple[str, ...]] = ()
+    _BY_PAIR: ClassVar[tuple[str, ...]] = ("attraction_",)
+
+    def fit(
+        self: _Model,
+        clicks: Shaped[np.ndarray, "sessions ranks"],
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+    ) -> _Model:
+        """Learn from a log.
+
+        Args:
+            clicks: 0 or 1.
+            documents: as they were shown.
+            queries: of the sessions.
+            mask: where there is a document.
+
+        Raises:
+            ValueError: shapes that differ, clicks that are neither 0 nor 1 or lie where there is no document, a
+                document below the end of its list, or a parameter of the model out of range.
+
+        Warns:
+            ConvergenceWarning: expectation maximisation has not converged.
+        """
+        self._check_parameters()
+        documents, queries, mask = checked_lists(documents, queries, mask)
+        clicks = checked_clicks(clicks, mask)
+        self.pairs_ = Pairs.of(documents, queries, mask)
+        self.log_posteriors_ = []
+        self._estimate(clicks, self.pairs_.numbers(documents, queries, mask), mask)
+        return self
+
+    def click_probabilities(
+        self,
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+    ) -> Float[np.ndarray, "sessions ranks"]:
+        """P(c_k = 1), whatever is clicked above; 0 where there is no document.
+
+        Args:
+            documents: as they are shown.
+            queries: of the sessions, as in `fit`.
+            mask: where there is a document.
+        """
+        behaviour, attraction, mask = self._prepared(documents, queries, mask)
+        return np.where(mask, behaviour.unconditional(attraction) * attraction, 0)
+
+    def conditional_click_probabilities(
+        self,
+        clicks: Shaped[np.ndarray, "sessions ranks"],
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+    ) -> Float[np.ndarray, "sessions ranks"]:
+        """P(c_k = 1 | clicks above); 0 where there is no document. See `fit` for the arguments."""
+        behaviour, attraction, mask = self._prepared(documents, queries, mask)
+        clicks = checked_clicks(clicks, mask)
+        return np.where(mask, behaviour.given(attraction, clicks) * attraction, 0)
+
+    def log_likelihood(
+        self,
+        clicks: Shaped[np.ndarray, "sessions ranks"],
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+    ) -> Float[np.ndarray, " sessions"]:
+        """log P(clicks) of every session, in nats; minus infinity where the model holds them impossible."""
+        p = self.conditional_click_probabilities(clicks, documents, queries, mask)
+        return log_probability(np.asarray(clicks), p).sum(1)
+
+    def score(
+        self,
+        clicks: Shaped[np.ndarray, "sessions ranks"],
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+    ) -> float:
+        """Mean of the sessions' log-likelihoods."""
+        return float(self.log_likelihood(clicks, documents, queries, mask).mean())
+
+    def perplexity(
+        self,
+        clicks: Shaped[np.ndarray, "sessions ranks"],
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+        conditional: bool = False,
+    ) -> Perplexity:
+        """How well every rank's clicks are foreseen.
+
+        Args:
+            clicks: see `fit`.
+            documents: see `fit`.
+            queries: see `fit`.
+            mask: see `fit`.
+            conditional: foresee each with the clicks above it at hand.
+        """
+        documents, queries, mask = checked_lists(documents, queries, mask)
+        clicks = checked_clicks(clicks, mask)
+        if conditional:
+            p = self.conditional_click_probabilities(clicks, documents, queries, mask)
+        else:
+            p = self.click_probabilities(documents, queries, mask)
+        seen = mask.sum(0)
+        bits = -log_probability(clicks, p).sum(0) / np.log(2)
+        by_rank = np.exp2(np.divide(bits, seen, out=np.full(len(seen), np.nan), where=seen > 0))
+        return Perplexity(float(by_rank[seen > 0].mean()), by_rank)
+
+    def sample(
+        self,
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Int[np.ndarray, "sessions ranks"]:
+        """Clicks of users as the model sees them, as `simulate_clicks` draws them.
+
+        Args:
+            documents: as they are shown.
+            queries: of the sessions, as in `fit`.
+            mask: where there is a document.
+            rng: of the draws.
+        """
+        behaviour, attraction, mask = self._prepared(documents, queries, mask)
+        clicks, _ = behaviour.draw(attraction, (rng or np.random.default_rng()).random(attraction.shape))
+        return (clicks & mask).astype(np.int64)
+
+    def relevance(
+        self,
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+    ) -> Float[np.ndarray, "sessions ranks"]:
+        """Estimated relevance of documents, by which they can be ranked; 0 where there is none."""
+        check_is_fitted(self, "attraction_")
+        documents, queries, mask = checked_lists(documents, queries, mask)
+        pairs = self.pairs_.numbers(documents, queries, mask)
+        return np.where(mask, of_pairs(self._relevance(), pairs), 0)
+
+    def run(self) -> dict[str, dict[str, float]]:
+        """Relevance of the log's pairs by query and document: what `evaluate` measures.
+
+        Raises:
+            ValueError: the log had no queries.
+        """
+        check_is_fitted(self, "attraction_")
+        if self.pairs_.queries is None:
+            raise ValueError("the model was fitted without queries, which a run needs: fit(clicks, documents, queries)")
+        found: dict[str, dict[str, float]] = {}
+        pairs = zip(self.pairs_.queries, self.pairs_.documents, self._relevance().tolist(), strict=True)
+        for query, document, relevance in pairs:
+            found.setdefault(str(query), {})[str(document)] = relevance
+        return found
+
+    def save(self, path: str | Path) -> Path:
+        """Write it atomically: .json for `load`, or its pairs as a table in .csv or .parquet.
+
+        Raises:
+            NotFittedError: nothing was learned yet.
+            ValueError: another suffix.
+        """
+        check_is_fitted(self, "attraction_")
+        return _saving.save(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that `load` needs."""
+        queries = self.pairs_.queries
+        return {
+            "kind": type(self).__name__,
+            "parameters": self.get_params(),
+            "queries": None if queries is None else queries.tolist(),
+            "documents": self.pairs_.documents.tolist(),
+            "learned": {name: np.asarray(getattr(self, name)).tolist() for name in (*self._BY_PAIR, *self._LEARNED)},
+            "log_posteriors": self.log_posteriors_,
+        }
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A row a pair: query, document, what was learned of it, and its relevance."""
+        queries = [None] * len(self.pairs_) if self.pairs_.queries is None else self.pairs_.queries.tolist()
+        columns = {name.rstrip("_"): getattr(self, name).tolist() for name in self._BY_PAIR}
+        columns = {"query_id": queries, "doc_id": self.pairs_.documents.tolist(), **columns}
+        columns["relevance"] = self._relevance().tolist()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @classmethod
+    def load(cls: type[_Model], path: str | Path) -> _Model:
+        """Read what `save` wrote as .json.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or holds another kind of model.
+        """
+        path = Path(path)
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            kind, parameters, learned = about["kind"], about["parameters"], about["learned"]
+            queries, documents = about["queries"], np.array(about["documents"])
+            if kind == cls.__name__:
+                model = cls(**parameters)
+                model.pairs_ = Pairs(documents, None if queries is None else np.array(queries))
+                model.log_posteriors_ = about["log_posteriors"]
+                for name in (*cls._BY_PAIR, *cls._LEARNED):
+                    values = np.array(learned[name], dtype=np.float64)
+                    if name in cls._BY_PAIR and values.shape != documents.shape:
+                        raise ValueError(f"{len(documents)} documents have {name} of shape {values.shape}")
+                    setattr(model, name, values)
+                return model
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no click model, or damaged: {error!r}") from error
+        raise ValueError(f"{path} holds a {kind}, not a {cls.__name__}: {kind}.load reads it")
+
+    def _prepared(self, documents: Any, queries: Any, mask: Any) -> tuple[Behaviour, np.ndarray, np.ndarray]:
+        """How the lists are looked through, a of their documents, and the mask."""
+        check_is_fitted(self, "attraction_")
+        documents, queries, mask = checked_lists(documents, queries, mask)
+        pairs = self.pairs_.numbers(documents, queries, mask)
+        return self._behaviour(pairs), of_pairs(self.attraction_, pairs), mask
+
+    def _relevance(self) -> Float[np.ndarray, " pairs"]:
+        return self.attraction_
+
+    @abstractmethod
+    def _check_parameters(self) -> None:
+        """Raise ValueError for one out of range."""
+
+    @abstractmethod
+    def _estimate(self, clicks: np.ndarray, pairs: np.ndarray, mask: np.ndarray) -> None:
+        """Learn the parameters."""
+
+    @abstractmethod
+    def _behaviour(self, pairs: Int[np.ndarray, "sessions ranks"]) -> Behaviour:
+        """How lists of these pairs are looked through."""
+
+
+def check_smoothing(smoothing: float | int) -> None:
+    """Raise ValueError for a negative one, or one that is no number."""
+    if not 0 <= smoothing < np.inf:
+        raise ValueError(f"smoothing={smoothing} is not accepted; it is 0 or more")
+
+
+def check_iterations(max_iter: int, tol: float | int) -> None:
+    """Raise ValueError for no iteration, or a negative tolerance."""
+    if max_iter < 1:
+        raise ValueError(f"max_iter={max_iter} is not accepted; a whole number from 1 on")
+    if not tol >= 0:
+        raise ValueError(f"tol={tol} is not accepted; it is 0 or more")
+
+
+def of_pairs(values: Float[np.ndarray, " pairs"], pairs: np.ndarray) -> np.ndarray:
+    """The values of pairs by their numbers; the mean for -1."""
+    return np.append(values, values.mean())[pairs]
+
+
+def log_probability(clicks: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """log P(c); 0 where p is 0 and nothing is clicked, as where no document is."""
+    return xlogy(clicks, p) + xlog1py(1 - clicks, -p)
