@@ -297,7 +297,7 @@ def test_changes_are_saved_beside_what_stays(documents, tmp_path):
 
 
 def test_parts_on_disk_while_it_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr("fullrank.search.bm25._SEGMENT", 3)
+    monkeypatch.setattr(BM25Retriever, "segment_size", 3)
     documents = collection([f"rank number{number}" for number in range(8)])
     built = BM25Retriever().build(iter(documents), scratch=tmp_path / "scratch")
     assert len(list((tmp_path / "scratch").iterdir())) == 3

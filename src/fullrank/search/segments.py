@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,20 +12,20 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fullrank.search.protocols import Document
+from fullrank.search.segmented_index import Part
 
 _ARRAYS = ("starts", "documents", "frequencies", "lengths", "text_starts")
 
 
-class Segment:
+class Segment(Part):
     """Some documents of an index.
 
     Attributes:
         terms: sorted.
         starts: where every term's postings begin, and where the last one's end.
         documents: numbers of the documents that hold each term, ascending within it.
-        frequencies: how often they hold it.
+        frequencies: how often they hold it, or its weight in them.
         lengths: terms of every document.
-        folder: where its files lie, or None while it is in memory only.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class Segment:
         return [self._record(number)["id"] for number in range(len(self))]
 
     def postings(self, term: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]] | None:
-        """Documents that hold a term, and how often; None where none does."""
+        """Documents that hold a term, and how often, or its weight in them; None where none does."""
         number = self.numbers.get(term)
         if number is None:
             return None
@@ -89,20 +87,13 @@ class Segment:
             np.frombuffer(b"".join(texts), dtype=np.uint8),
         )
 
-    def write(self, folder: Path) -> Segment:
-        """Put the files into a folder, as links where they lie elsewhere on the same disk; the segment there."""
-        folder.mkdir(parents=True)
-        if self.folder is not None:
-            for file in sorted(self.folder.iterdir()):
-                _link(file, folder / file.name)
-            return Segment.read(folder)
+    def _put(self, folder: Path) -> None:
         for name, array in zip(
             _ARRAYS, (self.starts, self.documents, self.frequencies, self.lengths, self._text_starts), strict=True
         ):
             np.save(folder / f"{name}.npy", array)
         (folder / "terms.json").write_text(json.dumps(self.terms, ensure_ascii=False), encoding="utf-8")
         (folder / "texts.bin").write_bytes(bytes(self._texts))
-        return Segment.read(folder)
 
     @classmethod
     def read(cls, folder: Path) -> Segment:
@@ -134,38 +125,53 @@ class Segment:
         return self._texts[int(self._text_starts[number]) : int(self._text_starts[number + 1])]
 
 
-def segments_of(documents: Iterable[Document], terms: Callable[[str], Sequence[str]], size: int) -> Iterator[Segment]:
-    """Documents as segments of at most `size`, read one after another."""
-    batch: list[Document] = []
-    for document in documents:
-        batch.append(document)
-        if len(batch) == size:
-            yield segment_of(batch, terms)
-            batch = []
-    if batch:
-        yield segment_of(batch, terms)
-
-
-def segment_of(documents: Sequence[Document], terms: Callable[[str], Sequence[str]]) -> Segment:
-    """Documents as one segment in memory.
+def counted_segment(documents: Sequence[Document], terms: Callable[[str], Sequence[str]]) -> Segment:
+    """Documents as one segment in memory, with how often each holds a term.
 
     Args:
         documents: with unique ids.
         terms: of a text.
     """
+    names, keys, lengths = _keys(terms(document.searched) for document in documents)
+    postings, frequencies = np.unique(keys, return_counts=True)
+    return _segment(documents, names, postings, frequencies.astype(np.int32), lengths)
+
+
+def weighted_segment(documents: Sequence[Document], weights: Sequence[Mapping[str, float]]) -> Segment:
+    """Documents as one segment in memory, with the weight of every term in each.
+
+    Args:
+        documents: with unique ids.
+        weights: of the terms of every document.
+    """
+    names, keys, lengths = _keys(weights)
+    values = np.array([weight for found in weights for weight in found.values()], dtype=np.float32)
+    order = np.argsort(keys)
+    return _segment(documents, names, keys[order], values[order], lengths)
+
+
+def _keys(terms: Iterable[Collection[str]]) -> tuple[list[str], Int[np.ndarray, " n"], list[int]]:
+    """All terms, sorted; term number x documents + document number for every term of every document; their counts."""
     numbers: dict[str, int] = {}
     flat: list[int] = []
     lengths: list[int] = []
-    for document in documents:
-        found = terms(document.searched)
+    for found in terms:
         flat.extend(numbers.setdefault(term, len(numbers)) for term in found)
         lengths.append(len(found))
     names = sorted(numbers)
     place = np.empty(len(numbers), dtype=np.int64)
     place[[numbers[name] for name in names]] = np.arange(len(names))
-    owners = np.repeat(np.arange(len(documents)), lengths)
-    keys = place[np.array(flat, dtype=np.int64)] * len(documents) + owners if flat else np.zeros(0, dtype=np.int64)
-    postings, frequencies = np.unique(keys, return_counts=True)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    return names, place[np.array(flat, dtype=np.int64)] * len(lengths) + owners, lengths
+
+
+def _segment(
+    documents: Sequence[Document],
+    names: list[str],
+    postings: Int[np.ndarray, " postings"],
+    frequencies: np.ndarray,
+    lengths: list[int],
+) -> Segment:
     counts = np.bincount(postings // max(len(documents), 1), minlength=len(names))
     texts = [_recorded(document) for document in documents]
     return Segment(
@@ -173,7 +179,7 @@ def segment_of(documents: Sequence[Document], terms: Callable[[str], Sequence[st
         {
             "starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             "documents": (postings % max(len(documents), 1)).astype(np.int32),
-            "frequencies": frequencies.astype(np.int32),
+            "frequencies": frequencies,
             "lengths": np.array(lengths, dtype=np.int32),
             "text_starts": _starts(texts),
         },
@@ -192,11 +198,3 @@ def _recorded(document: Document) -> bytes:
 
 def _starts(texts: Sequence[bytes]) -> Int[np.ndarray, " n"]:
     return np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)]).astype(np.int64)
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file; a copy where the disk knows none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -1,0 +1,249 @@
+"""An index of immutable segments: it grows and shrinks without being built anew, and is saved as files of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from jaxtyping import Bool
+
+from fullrank.search.index_folder import save_index
+from fullrank.search.protocols import Document
+
+#: What reading a segment raises where its files are damaged or missing.
+DAMAGE = (ValueError, OSError, EOFError, KeyError, TypeError, IndexError)
+
+
+P = TypeVar("P", bound="Part")
+Index = TypeVar("Index", bound="SegmentedIndex[Any]")
+
+
+class Part:
+    """A segment: some documents of an index, which never change.
+
+    Attributes:
+        folder: where its files lie, or None while it is in memory only.
+    """
+
+    folder: Path | None = None
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids of the documents."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def without(self: P, gone: Bool[np.ndarray, " documents"]) -> P:
+        """The segment less some documents."""
+        raise NotImplementedError
+
+    def write(self: P, folder: Path) -> P:
+        """Put the files into a folder, as links where they lie elsewhere on the same disk; the segment there."""
+        folder.mkdir(parents=True)
+        if self.folder is None:
+            self._put(folder)
+        else:
+            for file in sorted(self.folder.iterdir()):
+                _link(file, folder / file.name)
+        return type(self).read(folder)
+
+    @classmethod
+    def read(cls: type[P], folder: Path) -> P:
+        """Open the files of a segment, memory-mapped.
+
+        Raises:
+            ValueError: they do not fit each other.
+        """
+        raise NotImplementedError
+
+    def _put(self, folder: Path) -> None:
+        """Write the files."""
+        raise NotImplementedError
+
+
+class SegmentedIndex(Generic[P]):
+    """Documents in segments. A subclass makes a segment of documents, and says how it is searched.
+
+    Attributes:
+        segment_size: documents, indexed at a time.
+    """
+
+    segment_size: ClassVar[int] = 100_000
+
+    def __init__(self) -> None:
+        self._segments: list[P] = []
+        self._refresh()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def build(self: Index, documents: Iterable[Document], scratch: str | Path | None = None) -> Index:
+        """Index documents, in place of what was indexed before.
+
+        Args:
+            documents: read one after another.
+            scratch: a folder for parts of the index, so that memory holds one part (`segment_size`) only; parts stay
+                there until the index is saved elsewhere.
+
+        Raises:
+            ValueError: no documents, an id twice, or nothing in any document to index.
+        """
+        before, self._segments = self._segments, []
+        try:
+            self._segments = self._made(documents, scratch)
+            self._refresh()
+            _check_unique(self._segments)
+            if not self._count:
+                raise ValueError("documents=[] leaves nothing to index; give at least one")
+            self._check_built()
+        except BaseException:
+            self._segments = before
+            self._refresh()
+            raise
+        return self
+
+    def add(self: Index, documents: Iterable[Document], scratch: str | Path | None = None) -> Index:
+        """Index more documents; one with an id that is there takes the other's place.
+
+        Args:
+            documents: read one after another.
+            scratch: see `build`.
+
+        Raises:
+            ValueError: an id twice among them.
+        """
+        new = self._made(documents, scratch)
+        _check_unique(new)
+        self._drop({id for segment in new for id in segment.ids})
+        self._segments += new
+        self._refresh()
+        return self
+
+    def delete(self: Index, ids: Iterable[str]) -> Index:
+        """Forget documents.
+
+        Raises:
+            LookupError: an id that is not there.
+        """
+        wanted = set(ids)
+        unknown = wanted - {id for segment in self._segments for id in segment.ids}
+        if unknown:
+            raise LookupError(f"the index has no document {min(unknown)!r}; it has {self._count}")
+        self._drop(wanted)
+        self._refresh()
+        return self
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the index; whoever reads the folder meanwhile sees the one before. Parts that lie there are not copied.
+
+        Raises:
+            RuntimeError: nothing is indexed yet.
+            OSError: the folder cannot be written.
+        """
+        self._check_indexed()
+
+        def write(files: Path) -> None:
+            for number, segment in enumerate(self._segments):
+                segment.write(files / f"{number:05d}")
+
+        about = {**self._about(), "segments": len(self._segments)}
+        return save_index(folder, type(self).__name__, about, write)
+
+    # --- what a subclass says ------------------------------------------------------------------------------------
+
+    def _segment(self, documents: Sequence[Document]) -> P:
+        """Documents as one segment in memory."""
+        raise NotImplementedError
+
+    def _about(self) -> dict[str, Any]:
+        """What the saved index says about itself, as JSON."""
+        raise NotImplementedError
+
+    def _check_built(self) -> None:
+        """Raise ValueError where no document holds anything to index."""
+
+    # --- within --------------------------------------------------------------------------------------------------
+
+    def _check_indexed(self) -> None:
+        if not self._segments:
+            raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
+
+    def _made(self, documents: Iterable[Document], scratch: str | Path | None) -> list[P]:
+        return [_spilled(self._segment(batch), scratch) for batch in _batches(documents, self.segment_size)]
+
+    def _take(self: Index, kind: type[P], about: dict[str, Any], files: Path) -> Index:
+        """Open the segments of a saved index."""
+        self._segments = [kind.read(files / f"{number:05d}") for number in range(about["segments"])]
+        self._refresh()
+        return self
+
+    def _drop(self, ids: set[str]) -> None:
+        kept: list[P] = []
+        for segment in self._segments:
+            gone = np.array([id in ids for id in segment.ids], dtype=bool)
+            if gone.all() and len(gone):
+                continue
+            kept.append(segment.without(gone) if gone.any() else segment)
+        self._segments = kept
+
+    def _refresh(self) -> None:
+        """Number the documents of all segments."""
+        self._offsets = np.concatenate([[0], np.cumsum([len(segment) for segment in self._segments])]).astype(np.int64)
+        self._count = int(self._offsets[-1])
+        self._id_numbers: dict[str, int] | None = None
+
+    def _id(self, number: int) -> str:
+        segment, place = self._located(number)
+        return segment.ids[place]
+
+    def _located(self, number: int) -> tuple[P, int]:
+        """The segment of a document, and its number there."""
+        at = int(np.searchsorted(self._offsets, number, side="right")) - 1
+        return self._segments[at], number - int(self._offsets[at])
+
+    def _number(self, id: str) -> int:
+        if self._id_numbers is None:
+            every = (id for segment in self._segments for id in segment.ids)
+            self._id_numbers = {id: number for number, id in enumerate(every)}
+        if id not in self._id_numbers:
+            raise LookupError(f"the index has no document {id!r}; it has {self._count}")
+        return self._id_numbers[id]
+
+
+def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    left = iter(documents)
+    while batch := list(islice(left, size)):
+        yield batch
+
+
+def _spilled(segment: P, scratch: str | Path | None) -> P:
+    if scratch is None:
+        return segment
+    Path(scratch).mkdir(parents=True, exist_ok=True)
+    return segment.write(Path(tempfile.mkdtemp(prefix="segment-", dir=scratch)) / "files")
+
+
+def _check_unique(segments: Sequence[Part]) -> None:
+    seen: set[str] = set()
+    for segment in segments:
+        for id in segment.ids:
+            if id in seen:
+                raise ValueError(f"two documents have the id {id!r}; ids are unique in a collection")
+            seen.add(id)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file; a copy where the disk knows none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
