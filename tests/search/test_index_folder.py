@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fullrank.search import BM25Retriever, DenseRetriever, Document, index_folder
+from fullrank.search import BM25Retriever, DenseRetriever, Document, LearnedSparseRetriever, index_folder
 
 from .conftest import HashEncoder
 
@@ -33,7 +33,24 @@ class Dense:
         return DenseRetriever.load(folder, HashEncoder())
 
 
-@pytest.fixture(params=[Lexical, Dense])
+class Counts:
+    """Weighs a word by how often it stands in a text."""
+
+    def encode_documents(self, texts):
+        return [{word: float(text.split().count(word)) for word in text.split()} for text in texts]
+
+    encode_queries = encode_documents
+
+
+class Sparse:
+    def build(self, documents):
+        return LearnedSparseRetriever(Counts()).build(documents)
+
+    def load(self, folder):
+        return LearnedSparseRetriever.load(folder, Counts())
+
+
+@pytest.fixture(params=[Lexical, Dense, Sparse])
 def kind(request):
     return request.param()
 
@@ -67,7 +84,11 @@ def save_and_die(kind, folder: Path, step: str) -> None:
     kind.build(NEW).save(folder)
 
 
-@pytest.mark.parametrize("step", ["_flush", "write_json"])
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [(Lexical, "_flush"), (Lexical, "write_json"), (Dense, "_flush"), (Dense, "write_json"), (Sparse, "write_json")],
+    indirect=["kind"],
+)
 def test_a_kill_while_saving_leaves_the_version_before(kind, folder, step):
     process = multiprocessing.get_context("spawn").Process(target=save_and_die, args=(kind, folder, step))
     process.start()

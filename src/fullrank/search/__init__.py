@@ -13,6 +13,9 @@ from fullrank.search.fusion import interleave, reciprocal_rank_fusion, score_fus
 from fullrank.search.fusion_in_decoder import FusionInDecoder
 from fullrank.search.hybrid import HybridRetriever
 from fullrank.search.language_model import BatchFunctionModel, FunctionModel, LanguageModel
+from fullrank.search.late_interaction import maxsim
+from fullrank.search.learned_sparse import SpladeEncoder, TokenWeightEncoder, splade_pooling
+from fullrank.search.learned_sparse_retriever import LearnedSparseRetriever
 from fullrank.search.listwise import SlidingWindowReranker, TournamentReranker
 from fullrank.search.local_model import TransformersModel
 from fullrank.search.pairwise import PairwiseReranker
@@ -54,6 +57,7 @@ __all__ = [
     "HybridRetriever",
     "InContextRALM",
     "LanguageModel",
+    "LearnedSparseRetriever",
     "Qrels",
     "Queries",
     "Ranking",
@@ -63,9 +67,13 @@ __all__ = [
     "Run",
     "SelfConsistencyRAG",
     "ServerModel",
+    "SpladeEncoder",
+    "TokenWeightEncoder",
     "TransformersModel",
     "ZeroShot",
     "answer_questions",
     "load_encoder",
+    "maxsim",
     "reciprocal_rank_fusion",
+    "splade_pooling",
 ]

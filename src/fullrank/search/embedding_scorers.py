@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fullrank.search.dense import load_encoder
 from fullrank.search.late_interaction import Convention, maxsim
-from fullrank.search.learned_sparse import splade_pooling
+from fullrank.search.learned_sparse import SpladeEncoder
 from fullrank.search.model_scorers import distinct
 from fullrank.search.pointwise import ModelScorer
 from fullrank.search.pretrained import Pretrained
@@ -171,37 +171,25 @@ class SparseScorer(ModelScorer):
     """
 
     def __init__(self, model: Any, tokenizer: Any = None, **options: Any) -> None:
-        self.pretrained = Pretrained(model, tokenizer, kind="AutoModelForMaskedLM", **options)
+        self.encoder = SpladeEncoder(model, tokenizer, **options)
 
     def score_pairs(self, queries: Sequence[str], texts: Sequence[str]) -> list[float]:
         """One product for every query with the text at its place; a text is encoded once for all queries."""
         if not texts:
             return []
         unique, places = distinct(queries)
-        Q = torch.cat([self.vectors([query]) for query in unique])
+        Q = torch.cat([self.encoder.vectors([query]) for query in unique])
         distinct_texts, positions = distinct(texts)
         stands: list[list[int]] = [[] for _ in distinct_texts]
         for number, place in enumerate(positions):
             stands[place].append(number)
         scores = np.zeros(len(texts))
-        for numbers in self.pretrained.batches(self._ids(distinct_texts)):
-            D = self.vectors([distinct_texts[number] for number in numbers])
+        for numbers, D in self.encoder.batches(distinct_texts):
             pairs = [(row, number) for row, place in enumerate(numbers) for number in stands[place]]
             first = torch.tensor([places[number] for _, number in pairs], device=D.device)
             second = torch.tensor([row for row, _ in pairs], device=D.device)
             scores[[number for _, number in pairs]] = (Q @ D.T)[first, second].float().cpu().numpy()
         return scores.tolist()
-
-    def vectors(self, texts: Sequence[str]) -> Float[Tensor, "texts vocabulary"]:
-        """Weights of every word of the vocabulary, at least 0; one batch."""
-        loaded = self.pretrained
-        ids, mask = loaded.padded(self._ids(texts))
-        with torch.inference_mode():
-            return splade_pooling(loaded.model(input_ids=ids, attention_mask=mask).logits, mask)
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        loaded = self.pretrained
-        return loaded.tokenizer(list(texts), truncation=True, max_length=loaded.limit()).input_ids
 
 
 def _by_query(numbers: Sequence[Sequence[int]], places: Sequence[int]) -> dict[int, list[tuple[int, int]]]:

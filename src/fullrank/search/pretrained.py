@@ -82,6 +82,13 @@ class Checkpoint:
         """Of the checkpoint, as far as it is known."""
         return self._name or str(getattr(self._model, "name_or_path", ""))
 
+    @property
+    def source(self) -> str | None:
+        """The name, or the folder's absolute path, that loads the model again; None for an object."""
+        if self._name is None:
+            return None
+        return str(Path(self._name).resolve()) if Path(self._name).is_dir() else self._name
+
     def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Numbers of rows, a batch at a time, of like length: padding costs what words cost."""
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -217,6 +217,17 @@ class SegmentedIndex(Generic[P]):
         if id not in self._id_numbers:
             raise LookupError(f"the index has no document {id!r}; it has {self._count}")
         return self._id_numbers[id]
+
+
+def recorded_encoder(about: dict[str, Any], make: Callable[..., Any]) -> Any:
+    """The encoder that an index says it was built with.
+
+    Raises:
+        LookupError: it was an object, which no file can hold.
+    """
+    if about["encoder"] is None:
+        raise LookupError("the index was built with an encoder object; give it again: load(folder, encoder=...)")
+    return make(**about["encoder"])
 
 
 def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
