@@ -105,11 +105,11 @@ def test_equal_documents_are_all_found_and_the_same_search_finds_the_same():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_vectors_that_are_not_finite(bad):
     vectors = np.array([[1.0, 0.0], [0.0, bad]])
-    with pytest.raises(ValueError, match="encoder gave a vector that is not finite for the text 'broken'"):
+    with pytest.raises(ValueError, match="encoder gave a vector that is not finite for text 1, 'broken'"):
         DenseRetriever(Gives(vectors)).build(collection(["fine", "broken"]))
     retriever = DenseRetriever(HashEncoder(2)).build(collection(["a", "b"]))
     retriever._encoder = Gives(vectors[1:])
-    with pytest.raises(ValueError, match="not finite for the text 'broken'"):
+    with pytest.raises(ValueError, match="not finite for text 0, 'broken'"):
         retriever.search("broken")
 
 

@@ -116,13 +116,13 @@ class DenseRetriever:
         asked = [query_id for query_id, text in texts.items() if text.strip()]
         for start in range(0, len(asked), _QUERIES):
             block = asked[start : start + _QUERIES]
-            encoded = self._encode([texts[query_id] for query_id in block])
-            if encoded.shape[1] != vectors.shape[1]:
+            asking = self._encode([texts[query_id] for query_id in block])
+            if asking.shape[1] != vectors.shape[1]:
                 raise ValueError(
-                    f"the encoder gives {encoded.shape[1]} numbers a text, the index holds {vectors.shape[1]}; search "
+                    f"the encoder gives {asking.shape[1]} numbers a text, the index holds {vectors.shape[1]}; search "
                     f"with the encoder that the index was built with"
                 )
-            for query_id, scores, rows in zip(block, *nearest(encoded, vectors, min(k, len(vectors))), strict=True):
+            for query_id, scores, rows in zip(block, *nearest(asking, vectors, min(k, len(vectors))), strict=True):
                 run[query_id] = dict(zip((self._ids[i] for i in rows.tolist()), scores.tolist(), strict=True))
         return run
 
@@ -168,17 +168,25 @@ class DenseRetriever:
         return self._vectors
 
     def _encode(self, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:
-        encoded = self.encoder.encode(texts)
-        vectors = encoded.detach().cpu() if isinstance(encoded, torch.Tensor) else torch.from_numpy(np.asarray(encoded))
-        vectors = vectors.float()
-        if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise ValueError(
-                f"encoder gave shape {tuple(vectors.shape)} for {len(texts)} texts; (texts, dim) is needed"
-            )
-        bad = (~vectors.isfinite()).any(dim=1).nonzero().flatten()
-        if len(bad):
-            raise ValueError(f"encoder gave a vector that is not finite for the text {texts[int(bad[0])][:80]!r}")
-        return torch.nn.functional.normalize(vectors, dim=-1)
+        return torch.nn.functional.normalize(encoded(self.encoder, texts), dim=-1)
+
+
+def encoded(encoder: Encoder, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:
+    """What an encoder gives for texts, in float32 on the CPU.
+
+    Raises:
+        ValueError: it is not one finite vector per text.
+    """
+    given = encoder.encode(texts)
+    vectors = given.detach().cpu() if isinstance(given, torch.Tensor) else torch.from_numpy(np.asarray(given))
+    vectors = vectors.float()
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise ValueError(f"encoder gave shape {tuple(vectors.shape)} for {len(texts)} texts; (texts, dim) is needed")
+    bad = (~vectors.isfinite()).any(dim=1).nonzero().flatten()
+    if len(bad):
+        place = int(bad[0])
+        raise ValueError(f"encoder gave a vector that is not finite for text {place}, {texts[place][:80]!r}")
+    return vectors
 
 
 def nearest(
