@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from fullrank.search import Document, LoReReranker
+from fullrank.search import Document, LoReReranker, dq_lore
 
 from .conftest import HashEncoder
 
@@ -17,9 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:n_components=.*nothing is droppe
 
 
 @pytest.mark.golden("dq-lore", kind="LoRe re-ranking")
-def test_agrees_with_the_derivation(case):
-    spec, known = case.spec, case.tensors
-    X = known["embeddings"].double()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_agrees_with_the_derivation(case, dtype):
+    spec = case.spec
+    known = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in case.tensors.items()}
+    X = known["embeddings"]
     for k in spec["k_values"]:
         lore = LoReReranker(k)
         gram = lore.reduced_gram(X.unsqueeze(0))[0]
@@ -93,21 +98,95 @@ def test_a_batch_with_gaps_is_every_query_by_itself():
     assert lore.rank(Q, C, k=2)[0].shape == (3, 2)
 
 
+def test_blocks_of_a_batch_and_gaps_of_one(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    Q, C = torch.randn(7, 5, generator=generator), torch.randn(7, 4, 5, generator=generator)
+    mask = torch.ones(7, 4, dtype=torch.bool)
+    mask[2, 1:] = False
+    mask[3] = False
+    lore = LoReReranker(2)
+    with pytest.warns(UserWarning, match="says nothing"):
+        whole = lore.rank(Q, C, mask=mask)
+    monkeypatch.setattr(dq_lore, "_SCRATCH", 1)
+    for mine, theirs in zip(lore.rank(Q, C, mask=mask.int()), whole, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert whole[1][2].tolist() == pytest.approx([float(Q[2] @ C[2, 0]), *[-np.inf] * 3], rel=1e-5)
+    assert whole[1][3].tolist() == [-np.inf] * 4
+    C[4, 2] = torch.nan
+    with pytest.raises(ValueError, match="candidate 2 of query 4 is not finite; leave it out, or mask it"):
+        lore.rank(Q, C)
+    mask[4, 2] = False
+    assert lore.rank(Q, C, mask=mask)[0][4, -1] == 2
+
+
 def test_a_narrow_cone_is_opened():
     """Candidates that share a large direction: the plain inner product follows their length, LoRe what differs."""
     generator = np.random.default_rng(0)
-    informative = generator.standard_normal((64, 8))
-    cone = 50 * np.ones(64)
-    rows = np.concatenate([np.zeros((64, 56)), informative], 1) + cone * generator.uniform(0.9, 1.1, (64, 1))
-    query = np.concatenate([np.zeros(56), informative[:8].mean(0)]) + cone
-    wanted = set(np.argsort(-(informative @ informative[:8].mean(0)))[:8].tolist())
+    parts = generator.standard_normal((64, 8))
+    parts[:8] = target = 3 * generator.standard_normal(8)
+    parts[:8] += 0.1 * generator.standard_normal((8, 8))
+    cone = np.r_[np.full(56, 50.0), np.zeros(8)]
+    rows = cone * generator.uniform(0.99, 1.01, (64, 1)) + np.concatenate([np.zeros((64, 56)), parts], 1)
+    query = cone + np.r_[np.zeros(56), target]
 
     def found(lore):
-        return len(wanted & set(lore.rank(query, rows, 8)[0].tolist()))
+        return len(set(range(8)) & set(lore.rank(query, rows, 8)[0].tolist()))
 
     assert found(LoReReranker(None, center=False)) < 4
+    assert found(LoReReranker(9, "rbf")) == 8
     with pytest.warns(UserWarning, match="says nothing"):
-        assert LoReReranker(4).rank(query, rows[:1])[0].tolist() == [0]
+        order, scores = LoReReranker(4).rank(query, rows[:1])
+    assert order.tolist() == [0]
+    assert scores[0] == pytest.approx(query @ rows[0])
+
+
+@pytest.mark.filterwarnings("default:n_components=.*nothing is dropped")
+def test_as_many_components_as_candidates_only_centre():
+    X = np.random.default_rng(3).standard_normal((9, 30))
+    lore = LoReReranker(128)
+    with pytest.warns(UserWarning, match="n_components=128 of 8 candidates with 30 numbers: nothing is dropped"):
+        order, scores = lore.rank(X[0], X[1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lore.rank(X[0], X[1:])  # said once
+    centred = X - X.mean(0)
+    np.testing.assert_allclose(scores, (centred[1:] @ centred[0])[order])
+    assert order.tolist() == (-(centred[1:] @ centred[0])).argsort(kind="stable").tolist()
+    apart = X - X[1:].mean(0)
+    _, scores = LoReReranker(None, center="candidates").rank(X[0], X[1:])
+    np.testing.assert_allclose(scores, np.sort(apart[1:] @ apart[0])[::-1])
+
+
+def test_the_median_of_distances_is_the_width():
+    X = np.random.default_rng(4).standard_normal((7, 3))
+    order, scores = LoReReranker(None, "rbf").rank(X[0], X[1:])
+    distances = np.linalg.norm(X[:, None] - X[None], axis=-1)
+    sigma = np.median(distances[np.triu_indices(7, 1)])
+    np.testing.assert_allclose(scores, np.exp(-np.square(distances[0, 1:][order]) / (2 * sigma**2)))
+
+
+def test_a_kernel_that_underflows_still_orders():
+    X = 100 * np.random.default_rng(5).standard_normal((9, 6))
+    order, scores = LoReReranker(3, "rbf", sigma=0.5).rank(X[0], X[1:])
+    assert not scores.any()
+    assert order.tolist() == LoReReranker(3, "rbf").rank(X[0], X[1:])[0].tolist()
+    assert order.tolist() != list(range(8))
+
+
+def test_the_three_similarities_prefer_other_candidates():
+    """The inner product likes what lies far out in the query's direction, the kernel what lies near."""
+    query, candidates = np.array([1.0, 0]), np.array([[9.0, 3], [1, 0.4], [0.1, 0.01], [-9, -3]])
+    first = {
+        s: LoReReranker(None, s, center=False).rank(query, candidates, 1)[0][0] for s in ("inner", "cosine", "rbf")
+    }
+    assert first == {"inner": 0, "cosine": 2, "rbf": 1}
+
+
+def test_equal_singular_values_at_the_cut_are_told(caplog):
+    X = np.concatenate([np.eye(4), -np.eye(4)])
+    with caplog.at_level(logging.DEBUG, logger="fullrank.search.dq_lore"):
+        LoReReranker(2).rank(X[0], X[1:])
+    assert "1 of 1 sets have equal singular values at component 2" in caplog.text
 
 
 def test_kinds_of_numbers_come_back_as_they_came():
@@ -135,7 +214,8 @@ def test_texts_are_ordered_by_an_encoder():
     assert [document.id for document in ranking.documents] == [
         f"d{place}" for place in lore.order("a query", [document.searched for document in documents])
     ]
-    assert list(ranking.scores) == [6, 5, 4, 3, 2, 1]
+    vectors = HashEncoder().encode(["a query", *(document.searched for document in documents)])
+    np.testing.assert_allclose(ranking.scores, lore.rank(vectors[0], vectors[1:])[1])
     assert lore.rerank("a query", []).documents == ()
 
 
@@ -147,6 +227,8 @@ def test_bad_calls(unchecked):
         ({"similarity": "dot"}, "similarity='dot' is not known; accepted: inner, cosine, rbf"),
         ({"center": "query"}, "center='query'"),
         ({"sigma": 0}, "sigma=0 is not accepted"),
+        ({"sigma": "mean"}, "sigma='mean' is not accepted"),
+        ({"n_components": True}, "n_components=True"),
     ]:
         with pytest.raises(ValueError, match=words):
             LoReReranker(**options)
@@ -160,9 +242,19 @@ def test_bad_calls(unchecked):
         lore.rank(X[0], X[1:])
     with pytest.raises(ValueError, match="query 0 is not finite"):
         lore.rank(X[2], X[:2])
+    with pytest.raises(ValueError, match="k=0 is not accepted"):
+        lore.rank(np.ones(4), np.ones((3, 4)), 0)
+    with pytest.raises(ValueError, match=r"X has shape \(4,\)"):
+        lore.transform(np.ones(4))
+    with pytest.raises(ValueError, match=r"row \[2\] of X is not finite"):
+        lore.transform(X)
     with pytest.raises(ValueError, match="mask has shape"):
         lore.rank(np.ones(4), np.ones((3, 4)), mask=[True])
     with pytest.raises(ValueError, match=r"LoReReranker\(encoder=...\) is needed"):
         lore.order("a", ["b"])
+    with pytest.raises(ValueError, match="query is on cpu, the candidates are on meta: move one of them"):
+        lore.rank(torch.ones(4), torch.ones(3, 4, device="meta"))
+    with pytest.raises(ValueError, match="squares of the vectors are not finite"):
+        lore.rank(torch.ones(4), 1e30 * torch.eye(4))
     with pytest.warns(UserWarning, match="nothing is dropped"):
         LoReReranker(9).rank(np.ones(4), np.eye(4))
