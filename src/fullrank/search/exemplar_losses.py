@@ -23,25 +23,28 @@ def mean_pool(
 def contrastive_exemplar_loss(
     queries: Float[Tensor, "batch d"],
     contexts: Float[Tensor, "contexts d"],
-    positives: Int[Tensor, " batch"],
+    ctx_indices: Int[Tensor, "samples 1"] | Int[Tensor, " samples"],
+    labels: Int[Tensor, " batch"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch contexts"]]:
     """L = -1/B sum_i log( exp(q_i . e_i+) / sum_c exp(q_i . c) ), over all contexts of the batch.
 
     Args:
         queries: encoded questions with their solutions.
         contexts: encoded exemplars, each once: positives and hard negatives of all questions.
-        positives: row of every question's positive.
+        ctx_indices: row in `contexts` of every positive and negative that was drawn.
+        labels: which entry of `ctx_indices` is every question's positive.
 
     Returns:
         The loss, and the logits q c^T.
 
     Raises:
-        ValueError: a row that the contexts do not have.
+        ValueError: a row that the contexts do not have, or an entry that ctx_indices does not have.
     """
-    if len(positives) and not 0 <= int(positives.min()) <= int(positives.max()) < len(contexts):
-        raise ValueError(f"positives name rows {positives.tolist()}, there are {len(contexts)} contexts")
+    drawn = ctx_indices.flatten()
+    _check_places("labels", labels, len(drawn), "ctx_indices")
+    _check_places("ctx_indices", drawn, len(contexts), "contexts")
     logits = queries @ contexts.mT
-    return functional.cross_entropy(logits, positives), logits
+    return functional.cross_entropy(logits, drawn[labels]), logits
 
 
 def set_scores(
@@ -81,9 +84,14 @@ def set_margin_loss(scores: Float[Tensor, "batch sets"], margin: float = 0.02) -
         margin: between neighbours.
     """
     low, high = scores.detach().amin(1, keepdim=True), scores.detach().amax(1, keepdim=True)
-    scaled = (scores - low) / (high - low)
+    scaled = (scores - low) / (high - low).clamp(min=_LEAST)
     loss = scores.new_zeros(())
     for gap in range(1, scores.shape[1]):
         better, worse = scaled[:, :-gap].flatten(), scaled[:, gap:].flatten()
         loss = loss + functional.margin_ranking_loss(better, worse, torch.ones_like(better), margin * gap)
     return loss
+
+
+def _check_places(name: str, places: Tensor, count: int, of: str) -> None:
+    if len(places) and not 0 <= int(places.min()) <= int(places.max()) < count:
+        raise ValueError(f"{name}={places.tolist()} is not accepted: there are {count} {of}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -105,8 +105,14 @@ class FunctionModel(BatchFunctionModel):
         return text
 
 
-def language_model(model: LanguageModel | Callable[[str], str]) -> LanguageModel:
-    """An object with `complete` as it is; a function as a `FunctionModel`.
+def language_model(
+    model: LanguageModel | Callable[..., Any], of_function: Callable[[Any], LanguageModel] = FunctionModel
+) -> LanguageModel:
+    """An object with `complete` as it is; a function as a language model.
+
+    Args:
+        model: either.
+        of_function: `BatchFunctionModel` where functions take lists of prompts.
 
     Raises:
         TypeError: it is neither, or a model of transformers without its tokenizer.
@@ -116,10 +122,10 @@ def language_model(model: LanguageModel | Callable[[str], str]) -> LanguageModel
     if hasattr(model, "generate"):
         raise TypeError(f"a {type(model).__name__} reads no text: TransformersModel(model, tokenizer) does")
     if callable(model):
-        return FunctionModel(model)
+        return of_function(model)
     raise TypeError(
         f"model={model!r} cannot be asked; accepted: an object with complete(prompts), such as TransformersModel or "
-        f"ServerModel, or a function from a prompt to its completion"
+        f"ServerModel, or a function of prompts"
     )
 
 
