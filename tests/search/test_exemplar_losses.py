@@ -24,8 +24,7 @@ def test_agrees_with_the_original(case):
     tolerance = {"rtol": case.spec["tolerance"], "atol": case.spec["tolerance"]}
 
     q, contexts = known["nll_q"].clone().requires_grad_(), known["nll_ctx"].clone().requires_grad_()
-    positives = known["nll_ctx_indices"].flatten()[known["nll_labels"]]
-    loss, logits = contrastive_exemplar_loss(q, contexts, positives)
+    loss, logits = contrastive_exemplar_loss(q, contexts, known["nll_ctx_indices"], known["nll_labels"])
     loss.backward()
     torch.testing.assert_close(loss.detach(), known["nll_loss"].squeeze(), **tolerance)
     torch.testing.assert_close(logits.detach(), known["nll_logits"], **tolerance)
@@ -85,6 +84,12 @@ def test_samples_have_the_probabilities_of_determinants():
     assert len(set(first)) == 3
 
 
+def test_equal_scores_have_a_finite_margin_loss():
+    scores = torch.ones(2, 3, requires_grad=True)
+    set_margin_loss(scores).backward()
+    assert scores.grad.isfinite().all()
+
+
 def test_bad_calls(unchecked):
     with pytest.raises(ValueError, match="scale=0 is not accepted"):
         dpp_kernel(torch.ones(2), torch.ones(3, 2), 0)
@@ -94,5 +99,8 @@ def test_bad_calls(unchecked):
         greedy_map(torch.eye(2), 0)
     with pytest.raises(ValueError, match="n=2 is above the kernel's rank of 1"):
         k_dpp_sample(torch.ones(3, 3), 2)
-    with pytest.raises(ValueError, match="there are 2 contexts"):
-        contrastive_exemplar_loss(torch.ones(1, 2), torch.ones(2, 2), torch.tensor([2]))
+    one, two = torch.ones(1, 2), torch.ones(2, 2)
+    with pytest.raises(ValueError, match=r"ctx_indices=\[2\] is not accepted: there are 2 contexts"):
+        contrastive_exemplar_loss(one, two, torch.tensor([2]), torch.tensor([0]))
+    with pytest.raises(ValueError, match=r"labels=\[1\] is not accepted: there are 1 ctx_indices"):
+        contrastive_exemplar_loss(one, two, torch.tensor([0]), torch.tensor([1]))

@@ -36,7 +36,9 @@ PAPER = Paper(
     methods=(
         "fullrank.search.dq_lore.LoReReranker",
         "fullrank.search.dual_query.DualQuerySelector",
-        "fullrank.search.dual_query.EPRTrainer",
+        "fullrank.search.exemplar_retriever.ExemplarRetriever",
+        "fullrank.search.exemplar_training.EPRTrainer",
+        "fullrank.search.exemplar_training.CEILTrainer",
     ),
     usage="""\
 import numpy as np
@@ -227,7 +229,7 @@ def study(trial: Trial) -> None:
         chosen = _selections(trial, pool, tests, vectors)
         scores = {name: _mean_usefulness(usefulness, places) for name, places in chosen.items()}
         trial.progress(2, 5, "training")
-        trained = _trained_heads(trial, pool, tests, vectors, usefulness)
+        trained = _trained_heads(trial, pool, vectors, usefulness)
         trial.progress(3, 5, "a cone")
         cone = _cone(trial.seeds if trial.scale == "smoke" else tuple(range(5)))
         trial.progress(4, 5, "signs")
@@ -324,8 +326,7 @@ def _selections(trial: Trial, pool: Any, tests: Any, vectors: dict[str, Any]) ->
     from torch.nn.functional import normalize
 
     from fullrank.search import LoReReranker
-    from fullrank.search.determinantal import dpp_kernel, greedy_map
-    from fullrank.search.exemplars import lexical_exemplars
+    from fullrank.search.exemplar_selection import complex_exemplars, gram_schmidt_order, lexical_exemplars
 
     place = {exemplar.id: number for number, exemplar in enumerate(pool)}
     rng = np.random.default_rng(0)
@@ -333,8 +334,8 @@ def _selections(trial: Trial, pool: Any, tests: Any, vectors: dict[str, Any]) ->
     found: dict[str, list[list[int]]] = {
         "random": [rng.permutation(len(pool))[:8].tolist() for _ in tests],
         "BM25": [[place[e.id] for e in row] for row in lexical_exemplars(pool, [t.question for t in tests], 8)],
+        "Complex-CoT": [[place[e.id] for e in complex_exemplars(pool, 8)]] * len(tests),
         "question": _nearest(unit["questions"], unit["pool questions"], 8),
-        "EPR, untrained": _nearest(unit["questions"], unit["pool"], 8),
         "dual": _nearest(unit["dual"], unit["pool"], 8),
         "dual, corrupted draft": _nearest(unit["corrupted"], unit["pool"], 8),
         "dual, inner product": _nearest(vectors["dual"], vectors["pool"], 8),
@@ -344,11 +345,9 @@ def _selections(trial: Trial, pool: Any, tests: Any, vectors: dict[str, Any]) ->
         found[f"dual, inner product + LoRe ({name})"] = _reranked(lore, vectors, found["candidates"])
         near = _nearest(unit["dual"], unit["pool"], 64)
         found[f"dual + LoRe ({name})"] = _reranked(lore, unit, near)
-    near = _nearest(unit["questions"], unit["pool"], 64)
-    found["CEIL, untrained (greedy DPP)"] = [
-        [row[item] for item in greedy_map(dpp_kernel(q, unit["pool"][row]), 8)]
-        for q, row in zip(unit["questions"], near, strict=True)
-    ]
+    near = _nearest(unit["questions"], unit["pool questions"], 64)
+    found["MGS"] = [[row[item] for item in gram_schmidt_order(unit["pool questions"][row], 8)] for row in near]
+    found["farthest"] = _nearest(-unit["questions"], unit["pool questions"], 8)
     return found
 
 
@@ -387,49 +386,79 @@ def _halves(usefulness: Any, chosen: dict[str, list[list[int]]]) -> int:
     return held
 
 
-def _trained_heads(
-    trial: Trial, pool: Any, tests: Any, vectors: dict[str, Any], usefulness: Any
-) -> dict[str, list[float]]:
-    """A linear head on frozen vectors, trained with operator similarity in place of a language model's score."""
-    from fullrank.search.exemplars import lexical_exemplars, plain_solution
+def _trained_heads(trial: Trial, pool: Any, vectors: dict[str, Any], usefulness: Any) -> dict[str, list[float]]:
+    """Linear heads on frozen vectors, trained with operator similarity in place of a language model's score."""
+    from fullrank.search.exemplar_candidates import sampled_sets, solution_neighbours
 
     limit = trial.pick(smoke=60, quick=600, full=2000)
-    place = {exemplar.id: number for number, exemplar in enumerate(pool)}
-    samples = pool[:limit]
-    solutions = [plain_solution(e.solution) for e in samples]
-    near = lexical_exemplars(pool, solutions, 50, lambda e: plain_solution(e.solution))
-    ranked = []
-    for sample, row in zip(samples, near, strict=True):
-        others = [place[e.id] for e in row if e.id != sample.id]
-        worth = {n: _similarity(_operators(sample.solution), _operators(pool[n].solution)) for n in others}
-        ranked.append(sorted(others, key=lambda n, worth=worth: -worth[n]))
-    found: dict[str, list[float]] = {"untrained": [], "trained": [], "trained + LoRe": []}
+    scale = vectors["pool"].norm(dim=-1).mean()
+    parts = {name: part / scale for name, part in vectors.items()}
+    near = solution_neighbours(pool)[:limit]
+    known = [_operators(e.solution) for e in pool]
+    worth = [{n: _similarity(known[sample], known[n]) for n in row} for sample, row in enumerate(near)]
+    ranked = [sorted(row, key=lambda n, of=of: -of[n]) for row, of in zip(near, worth, strict=True)]
+    questions = parts["pool questions"]
+    drawn = sampled_sets(questions[: len(near)], questions, near, 8, count=10)
+    sets = [
+        sorted(row, key=lambda places, of=of: -sum(of[n] for n in places)) for row, of in zip(drawn, worth, strict=True)
+    ]
+    found: dict[str, list[float]] = {}
     for seed in trial.seeds if trial.scale != "smoke" else trial.seeds[:1]:
-        for name, places in _with_head(vectors, ranked, seed).items():
-            found[name].append(_mean_usefulness(usefulness, places))
+        for name, places in _with_heads(parts, ranked, sets, seed).items():
+            found.setdefault(name, []).append(_mean_usefulness(usefulness, places))
     return found
 
 
-def _with_head(vectors: dict[str, Any], ranked: list[list[int]], seed: int) -> dict[str, list[list[int]]]:
+def _with_heads(
+    parts: dict[str, Any], ranked: list[list[int]], sets: list[list[list[int]]], seed: int
+) -> dict[str, list[list[int]]]:
+    """DQ-LoRe's head, for questions with solutions, and those of EPR and CEIL, for questions alone."""
     import torch
 
     from fullrank.search import LoReReranker
-    from fullrank.search.dual_query import EPRTrainer
+    from fullrank.search.exemplar_training import CEILTrainer, EPRTrainer
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        head = torch.nn.Linear(vectors["pool"].shape[1], 128, bias=False)
-    scale = vectors["pool"].norm(dim=-1).mean()
-    parts = {name: vectors[name] / scale for name in ("pool", "dual")}
-    EPRTrainer(head, lr=2e-3, epochs=20, seed=seed).fit(parts["pool"], ranked)
+    options = {"lr": 2e-3, "epochs": 20, "seed": seed}
+    dual, epr, ceil = (_head(parts["pool"].shape[1], seed) for _ in range(3))
+    EPRTrainer(dual, **options).fit(parts["pool"], ranked)
+    EPRTrainer(epr, **options).fit(parts["pool questions"], ranked)
+    CEILTrainer(ceil, **options).fit(parts["pool questions"], sets)
     with torch.no_grad():
-        projected = {name: head(part) for name, part in parts.items()}
+        projected = {name: dual(parts[name]) for name in ("pool", "dual")}
+        asked = {name: epr(parts[name]) for name in ("pool questions", "questions")}
+        various = {name: ceil(parts[name]) for name in ("pool questions", "questions")}
     candidates = _nearest(projected["dual"], projected["pool"], 64)
     return {
         "untrained": _nearest(parts["dual"], parts["pool"], 8),
         "trained": [row[:8] for row in candidates],
         "trained + LoRe": _reranked(LoReReranker(16, "rbf"), projected, candidates),
+        "EPR, untrained": _nearest(parts["questions"], parts["pool questions"], 8),
+        "EPR, trained": _nearest(asked["questions"], asked["pool questions"], 8),
+        "CEIL, untrained": _most_various(parts),
+        "CEIL, trained": _most_various(various),
     }
+
+
+def _head(width: int, seed: int) -> Any:
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return torch.nn.Linear(width, 128, bias=False)
+
+
+def _most_various(parts: dict[str, Any]) -> list[list[int]]:
+    """CEIL's eight of the 64 nearest questions: the set of the largest determinant, found greedily."""
+    from torch.nn.functional import normalize
+
+    from fullrank.search.determinantal import dpp_kernel, greedy_map
+
+    queries, pool = (normalize(parts[name], dim=-1) for name in ("questions", "pool questions"))
+    near = _nearest(queries, pool, 64)
+    return [
+        [row[item] for item in greedy_map(dpp_kernel(query, pool[row]), 8)]
+        for query, row in zip(queries, near, strict=True)
+    ]
 
 
 def _cone(seeds: Sequence[int]) -> dict[str, list[float]]:

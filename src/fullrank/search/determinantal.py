@@ -129,8 +129,7 @@ def _elementary_choice(values: Tensor, n: int, generator: torch.Generator | None
     E = torch.zeros(n + 1, M + 1, dtype=values.dtype)
     E[0] = 1
     for size in range(1, n + 1):
-        for m in range(1, M + 1):
-            E[size, m] = E[size, m - 1] + scaled[m - 1] * E[size - 1, m - 1]
+        E[size, 1:] = (scaled * E[size - 1, :-1]).cumsum(0)
     chosen: list[int] = []
     left = n
     for m in range(M, 0, -1):
