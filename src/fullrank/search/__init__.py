@@ -1,4 +1,4 @@
-"""Retrieve, re-rank, answer: protocols, runs and judgements, lexical, dense and hybrid retrieval."""
+"""Retrieve, re-rank, answer: protocols, runs and judgements, lexical, dense and hybrid retrieval; exemplars."""
 
 from fullrank.order import Evaluation, evaluate
 from fullrank.search.analysis import Analyzer
@@ -7,7 +7,14 @@ from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, 
 from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
 from fullrank.search.dq_lore import LoReReranker
+from fullrank.search.dual_query import DualQuerySelector, Selection
 from fullrank.search.echo_rank import EchoRankReranker
+from fullrank.search.exemplar_candidates import score_candidates
+from fullrank.search.exemplar_encoder import ExemplarEncoder
+from fullrank.search.exemplar_losses import contrastive_exemplar_loss
+from fullrank.search.exemplar_retriever import ExemplarRetriever
+from fullrank.search.exemplar_training import CEILTrainer, EPRTrainer
+from fullrank.search.exemplars import Exemplar, PromptTemplate, final_answer
 from fullrank.search.extractive import ExtractiveReader
 from fullrank.search.fusion import interleave, reciprocal_rank_fusion, score_fusion
 from fullrank.search.fusion_in_decoder import FusionInDecoder
@@ -44,6 +51,17 @@ __all__ = [
     "Answered",
     "BM25Retriever",
     "BatchFunctionModel",
+    "CEILTrainer",
+    "DualQuerySelector",
+    "EPRTrainer",
+    "Exemplar",
+    "ExemplarEncoder",
+    "ExemplarRetriever",
+    "PromptTemplate",
+    "Selection",
+    "contrastive_exemplar_loss",
+    "final_answer",
+    "score_candidates",
     "EchoRankReranker",
     "BasicRAG",
     "ChainOfThoughtRAG",

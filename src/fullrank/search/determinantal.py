@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fullrank.search.run import at_least_one
+
 _EPS = 1e-10
 
 
@@ -153,5 +155,4 @@ def _without(V: Float[Tensor, "M n"], item: int) -> Tensor:
 def _check(kernel: Tensor, n: int) -> None:
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
         raise ValueError(f"kernel has shape {tuple(kernel.shape)}; a square matrix is needed")
-    if n < 1:
-        raise ValueError(f"n={n} is not accepted; at least 1 item is needed")
+    at_least_one(n, "n")

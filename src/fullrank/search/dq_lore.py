@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fullrank.search.dense import Encoder
 from fullrank.search.protocols import Document, Ranking
+from fullrank.search.run import at_least_one
 
 Similarity = Literal["inner", "cosine", "rbf"]
 Center = Literal["all", "candidates"]
@@ -85,8 +86,8 @@ class LoReReranker:
             ValueError: no candidates, vectors that do not fit each other or are not finite (with the index), or k below
                 1.
         """
-        if k is not None and k < 1:
-            raise ValueError(f"k={k} is not accepted; at least 1 candidate is asked for, or None for all")
+        if k is not None:
+            at_least_one(k)
         arrays = not isinstance(query, Tensor)
         Q, C, valid, single = _batched(query, candidates, mask)
         if self.n_components is not None and self.n_components >= min(C.shape[1:]) > 1:

@@ -13,6 +13,7 @@ from fullrank.search.exemplar_retriever import ExemplarRetriever, Found
 from fullrank.search.exemplar_selection import complex_exemplars
 from fullrank.search.exemplars import PROMPT, Exemplar, pair_text
 from fullrank.search.language_model import BatchFunctionModel, LanguageModel, language_model
+from fullrank.search.run import at_least_one
 
 Generate = Callable[[list[str]], Sequence[str]]
 FirstShots = Sequence[Exemplar] | Callable[[list[str]], Sequence[Sequence[Exemplar]]]
@@ -84,8 +85,7 @@ class DualQuerySelector:
     ) -> None:
         numbers = {"n_shots": n_shots, "n_candidates": n_candidates, "max_new_tokens": max_new_tokens}
         for name, value in numbers.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+            at_least_one(value, name)
         self.model = language_model(model, BatchFunctionModel)
         self.retriever, self.reranker = retriever, reranker
         self.first_shot_selector, self.template = first_shot_selector, template

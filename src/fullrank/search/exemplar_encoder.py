@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fullrank.search.exemplar_losses import mean_pool
 from fullrank.search.pretrained import Checkpoint, padded
+from fullrank.search.run import at_least_one
 
 
 class ExemplarEncoder(nn.Module):
@@ -39,8 +40,7 @@ class ExemplarEncoder(nn.Module):
         self, model: Any, tokenizer: Any = None, *, max_length: int = 512, batch_size: int = 64, **options: Any
     ) -> None:
         super().__init__()
-        if max_length < 1:
-            raise ValueError(f"max_length={max_length} is not accepted; at least 1 is needed")
+        at_least_one(max_length, "max_length")
         self._checkpoint = Checkpoint(model, tokenizer, kind="AutoModel", batch_size=batch_size, **options)
         self.model, self.tokenizer = self._checkpoint.model, self._checkpoint.tokenizer
         positions = getattr(self.model.config, "max_position_embeddings", None)

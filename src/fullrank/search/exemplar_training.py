@@ -17,6 +17,7 @@ from fullrank.search.exemplar_losses import (
     set_scores,
 )
 from fullrank.search.resumable_training import ResumableTrainer, Training, digest
+from fullrank.search.run import at_least_one
 
 Items = Tensor | Sequence[str]
 SetLoss = Literal["contrastive", "margin"]
@@ -40,9 +41,7 @@ class EPRTrainer(ResumableTrainer):
 
     def __init__(self, module: nn.Module, top: int = 5, **options: Any) -> None:
         super().__init__(module, **options)
-        if top < 1:
-            raise ValueError(f"top={top} is not accepted; at least 1 is needed")
-        self.top = top
+        self.top = at_least_one(top, "top")
 
     def fit(
         self,

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fullrank._files import write_bytes
+from fullrank.search.run import at_least_one
 
 LossOf = Callable[[Tensor, torch.Generator], Tensor]
 _SPLIT, _HELD_OUT, _EPOCH = range(3)  # what random draws are for
@@ -66,8 +67,7 @@ class ResumableTrainer:
         seed: int = 0,
     ) -> None:
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name}={value} is not accepted; at least 1 is needed")
+            at_least_one(value, name)
         if not lr > 0:
             raise ValueError(f"lr={lr} is not accepted; a positive learning rate is needed")
         for name, share in (("warmup", warmup), ("holdout", holdout)):
