@@ -218,7 +218,7 @@ _SIGNS = re.compile(r"[+\-*/]")
 @PAPER.study
 def study(trial: Trial) -> None:
     """Exemplars for GSM8K by MiniLM: one query, two queries, LoRe; a trained head; a synthetic cone."""
-    train_count, test_count = trial.pick(smoke=(120, 20), quick=(1200, 200), full=(2000, 500))
+    train_count, test_count = trial.pick(smoke=(80, 12), quick=(1200, 200), full=(2000, 500))
     pool, tests = _problems("train", train_count), _problems("test", test_count)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_components=.*nothing is dropped")
