@@ -9,7 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fullrank.search import BM25Retriever, DenseRetriever, Document, LearnedSparseRetriever, index_folder
+from fullrank.search import (
+    BM25Retriever,
+    ColBERTRetriever,
+    DenseRetriever,
+    Document,
+    LearnedSparseRetriever,
+    index_folder,
+)
+from fullrank.search.colbert_encoder import QueryTokens
 
 from .conftest import HashEncoder
 
@@ -50,7 +58,26 @@ class Sparse:
         return LearnedSparseRetriever.load(folder, Counts())
 
 
-@pytest.fixture(params=[Lexical, Dense, Sparse])
+class WordVectors:
+    """One vector for every word."""
+
+    def encode_documents(self, texts):
+        return [torch.from_numpy(HashEncoder().encode(text.split())) for text in texts]
+
+    def encode_queries(self, texts):
+        vectors = torch.stack(self.encode_documents(texts))
+        return QueryTokens(vectors, torch.ones(vectors.shape[:2], dtype=torch.bool))
+
+
+class Late:
+    def build(self, documents):
+        return ColBERTRetriever(WordVectors()).build(documents)
+
+    def load(self, folder):
+        return ColBERTRetriever.load(folder, WordVectors())
+
+
+@pytest.fixture(params=[Lexical, Dense, Sparse, Late])
 def kind(request):
     return request.param()
 
@@ -86,7 +113,14 @@ def save_and_die(kind, folder: Path, step: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "step"),
-    [(Lexical, "_flush"), (Lexical, "write_json"), (Dense, "_flush"), (Dense, "write_json"), (Sparse, "write_json")],
+    [
+        (Lexical, "_flush"),
+        (Lexical, "write_json"),
+        (Dense, "_flush"),
+        (Dense, "write_json"),
+        (Sparse, "write_json"),
+        (Late, "_flush"),
+    ],
     indirect=["kind"],
 )
 def test_a_kill_while_saving_leaves_the_version_before(kind, folder, step):

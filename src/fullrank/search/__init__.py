@@ -5,6 +5,8 @@ from fullrank.search.analysis import Analyzer
 from fullrank.search.answering import Answered, answer_questions
 from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, SelfConsistencyRAG, ZeroShot
 from fullrank.search.bm25 import BM25Retriever
+from fullrank.search.colbert_encoder import ColBERTEncoder
+from fullrank.search.colbert_retriever import ColBERTRetriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
 from fullrank.search.dq_lore import LoReReranker
 from fullrank.search.dual_query import DualQuerySelector, Selection
@@ -65,6 +67,8 @@ __all__ = [
     "EchoRankReranker",
     "BasicRAG",
     "ChainOfThoughtRAG",
+    "ColBERTEncoder",
+    "ColBERTRetriever",
     "DenseRetriever",
     "Document",
     "Encoder",

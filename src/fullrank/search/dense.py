@@ -196,12 +196,32 @@ def nearest(
 
     Documents are scored block by block, so that the memory needed does not grow with their number.
     """
-    best = torch.empty(len(queries), 0)
-    rows = torch.empty(len(queries), 0, dtype=torch.long)
+    best = Nearest(len(queries), k)
     for start in range(0, len(documents), _DOCUMENTS):
-        scores = queries @ documents[start : start + _DOCUMENTS].mT
-        found, index = scores.topk(min(k, scores.shape[1]))
-        best, rows = torch.cat([best, found], 1), torch.cat([rows, index + start], 1)
-        best, order = best.topk(min(k, best.shape[1]))
-        rows = rows.gather(1, order)
-    return best, rows
+        best.take(queries @ documents[start : start + _DOCUMENTS].mT, start)
+    return best.scores, best.rows
+
+
+class Nearest:
+    """The k best documents of every query, from scores that come block by block.
+
+    Args:
+        queries: how many.
+        k: documents that are kept for each.
+
+    Attributes:
+        scores: descending, (queries, k) or as many as there were.
+        rows: numbers of their documents.
+    """
+
+    def __init__(self, queries: int, k: int) -> None:
+        self.k = k
+        self.scores: Float[torch.Tensor, "queries k"] = torch.empty(queries, 0)
+        self.rows: Int[torch.Tensor, "queries k"] = torch.empty(queries, 0, dtype=torch.long)
+
+    def take(self, scores: Float[torch.Tensor, "queries documents"], first: int) -> None:
+        """Take the scores of the documents from number `first` on."""
+        found, places = scores.topk(min(self.k, scores.shape[1]))
+        every, rows = torch.cat([self.scores, found], 1), torch.cat([self.rows, places + first], 1)
+        self.scores, order = every.topk(min(self.k, every.shape[1]))
+        self.rows = rows.gather(1, order)

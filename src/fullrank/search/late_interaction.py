@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Convention = Literal["all", "masked", "mean"]
@@ -35,8 +35,7 @@ def maxsim(
     Raises:
         ValueError: an unknown convention, or masks of another shape.
     """
-    if convention not in get_args(Convention):
-        raise ValueError(f"convention={convention!r} is not known; accepted: {', '.join(get_args(Convention))}")
+    check_convention(convention)
     words = _mask(query_mask, query, "query_mask")
     present = _mask(document_mask, documents, "document_mask")
     per_document = max(1, query.shape[0] * query.shape[1] * documents.shape[1] * query.element_size())
@@ -46,6 +45,47 @@ def maxsim(
         for start in range(0, len(documents), chunk)
     ]
     best = torch.cat(parts, dim=1) if parts else query.new_zeros(query.shape[0], 0, query.shape[1])
+    return _summed(best, words, convention)
+
+
+def ragged_maxsim(
+    query: Float[Tensor, "queries query_tokens dim"],
+    tokens: Float[Tensor, "document_tokens dim"],
+    lengths: Int[Tensor, " documents"],
+    query_mask: Tensor | None = None,
+    convention: Convention = "all",
+) -> Float[Tensor, "queries documents"]:
+    """`maxsim` of documents whose token vectors stand one behind the other, without padding.
+
+    Args:
+        query: see `maxsim`.
+        tokens: vectors of all documents.
+        lengths: tokens of every document.
+        query_mask: see `maxsim`.
+        convention: see `maxsim`.
+
+    Returns:
+        Scores; 0 for a document without tokens.
+
+    Raises:
+        ValueError: see `maxsim`.
+    """
+    check_convention(convention)
+    words = _mask(query_mask, query, "query_mask")
+    products = tokens @ query.flatten(0, 1).mT
+    highest = torch.segment_reduce(products, "max", lengths=lengths, axis=0).masked_fill((lengths == 0)[:, None], 0)
+    return _summed(highest.unflatten(1, query.shape[:2]).transpose(0, 1), words, convention)
+
+
+def check_convention(convention: str) -> None:
+    """Raise ValueError for one that `maxsim` does not know."""
+    if convention not in get_args(Convention):
+        raise ValueError(f"convention={convention!r} is not known; accepted: {', '.join(get_args(Convention))}")
+
+
+def _summed(
+    best: Float[Tensor, "queries documents query_tokens"], words: Tensor, convention: Convention
+) -> Float[Tensor, "queries documents"]:
     if convention == "masked":
         return (best * words.unsqueeze(1)).sum(-1)
     total = best.sum(-1)
