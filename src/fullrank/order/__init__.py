@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fullrank.order.click_sessions import ClickSessions, read_click_sessions
     from fullrank.order.click_simulation import ClickSimulator, SimulatedClicks, simulate_clicks
     from fullrank.order.list_measures import benchmark_table, dcg, err, ndcg, pnr
+    from fullrank.order.propensity_estimation import estimate_propensities
     from fullrank.order.rank_correlation import ap_correlation, kendall_tau, rank_biased_overlap, weighted_tau
     from fullrank.order.significance import Difference, compare, holm, paired_test
     from fullrank.order.ultr_losses import ips_pointwise, pairwise_softplus, sigmoid_loss, softmax_loss
@@ -55,6 +56,7 @@ __all__ = [
     "compare",
     "dcg",
     "err",
+    "estimate_propensities",
     "evaluate",
     "holm",
     "ips_pointwise",
@@ -82,6 +84,7 @@ _LATER = {
     **dict.fromkeys(("ClickSessions", "read_click_sessions"), "click_sessions"),
     **dict.fromkeys(("ClickSimulator", "SimulatedClicks", "simulate_clicks"), "click_simulation"),
     **dict.fromkeys(("benchmark_table", "dcg", "err", "ndcg", "pnr"), "list_measures"),
+    "estimate_propensities": "propensity_estimation",
     **dict.fromkeys(("ap_correlation", "kendall_tau", "rank_biased_overlap", "weighted_tau"), "rank_correlation"),
     **dict.fromkeys(("Difference", "compare", "holm", "paired_test"), "significance"),
     **dict.fromkeys(("ips_pointwise", "pairwise_softplus", "sigmoid_loss", "softmax_loss"), "ultr_losses"),

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -125,7 +126,7 @@ class IPS(Objective):
 
     def __init__(
         self,
-        propensities: Sequence[float | int] | Tensor,
+        propensities: Sequence[float | int] | Tensor | np.ndarray,
         clip: float | int | None = 10,
         loss: ListLoss = "softmax",
         weight_nonclicked: bool = False,
@@ -139,8 +140,8 @@ class IPS(Objective):
         if len(wrong):
             place = int(wrong[0])
             raise ValueError(
-                f"propensities[{place}] is {float(e[place])} of the first; each lies in (0, 1]: those that DLA or "
-                "RegressionEM learned, their propensities(), do"
+                f"propensities[{place}] is {float(e[place])} of the first; each lies in (0, 1]: those of "
+                "estimate_propensities do"
             )
         self.register_buffer("examination", e)
         _list_loss(loss)
@@ -423,7 +424,10 @@ OBJECTIVES: dict[str, Any] = {
 
 
 def make_objective(
-    name: str, list_size: int, propensities: Sequence[float | int] | Tensor | None = None, **options: Any
+    name: str,
+    list_size: int,
+    propensities: Sequence[float | int] | Tensor | np.ndarray | None = None,
+    **options: Any,
 ) -> Objective:
     """An objective by its name.
 
@@ -439,7 +443,7 @@ def make_objective(
     if name not in OBJECTIVES:
         raise ValueError(f"objective={name!r} is not known; accepted: {', '.join(OBJECTIVES)}")
     if name == "ips" and propensities is None:
-        raise ValueError("objective='ips' needs propensities; give those that DLA or RegressionEM learned, for one")
+        raise ValueError("objective='ips' needs propensities; estimate_propensities estimates them from a log")
     return OBJECTIVES[name](list_size, propensities, options)
 
 

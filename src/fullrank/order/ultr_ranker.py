@@ -63,7 +63,7 @@ class ULTRRanker(BaseEstimator):
         self,
         objective: str | Objective = "dla",
         scorer: ScorerKind | nn.Module = "linear",
-        propensities: Sequence[float] | None = None,
+        propensities: Sequence[float] | np.ndarray | None = None,
         lr: float = 0.05,
         epochs: int = 1,
         batch_size: int = 256,
