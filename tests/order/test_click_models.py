@@ -100,12 +100,13 @@ def enumerated(name, ranks=RANKS):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_probabilities_are_those_of_all_that_may_have_happened(name):
-    likelihood, _ = enumerated(name)
+    likelihood, examined = enumerated(name)
     clicks, p = np.array(list(likelihood)), np.array(list(likelihood.values()))
     assert p.sum() == pytest.approx(1)
     model, documents = known(name), np.arange(RANKS)[None].repeat(len(clicks), 0)
     np.testing.assert_allclose(np.exp(model.log_likelihood(clicks, documents)), p, atol=1e-12)
     np.testing.assert_allclose(model.click_probabilities(documents)[0], p @ clicks, atol=1e-12)
+    np.testing.assert_allclose(model.examination_probabilities(documents)[0], sum(examined.values()), atol=1e-12)
     conditional = model.conditional_click_probabilities(clicks, documents)
     for k in range(RANKS):
         for above in itertools.product((0, 1), repeat=k):

@@ -11,7 +11,18 @@ import typer
 
 from fullrank import __version__, papers
 from fullrank._files import write_text
-from fullrank.cli import adapting, chirps, compressing, evaluating, ranking, reranking, searching, segmenting, tables
+from fullrank.cli import (
+    adapting,
+    chirps,
+    clicking,
+    compressing,
+    evaluating,
+    ranking,
+    reranking,
+    searching,
+    segmenting,
+    tables,
+)
 from fullrank.cli.models import model_path
 from fullrank.cli.output import console, errors, print_json, progress_bar, read_seeds
 from fullrank.papers import Cancelled, Mode, RunInfo, Scale
@@ -238,6 +249,8 @@ app.command("segment")(segmenting.segment)
 app.command("chirps")(chirps.chirps)
 for _verb in (searching.index, searching.search, reranking.rerank, evaluating.evaluate, searching.ask):
     app.command(_verb.__name__)(_verb)
+for _verb in (clicking.clicks, clicking.propensities):
+    ranking.app.command(_verb.__name__)(_verb)
 app.add_typer(ranking.app, name="rank")
 
 

@@ -97,6 +97,16 @@ class ClickModel(BaseEstimator, ABC):
         behaviour, attraction, mask = self._prepared(documents, queries, mask)
         return np.where(mask, behaviour.unconditional(attraction) * attraction, 0)
 
+    def examination_probabilities(
+        self,
+        documents: Shaped[np.ndarray, "sessions ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
+    ) -> Float[np.ndarray, "sessions ranks"]:
+        """P(rank k is examined), whatever is clicked above; 0 where there is no document. See `click_probabilities`."""
+        behaviour, attraction, mask = self._prepared(documents, queries, mask)
+        return np.where(mask, behaviour.unconditional(attraction), 0)
+
     def conditional_click_probabilities(
         self,
         clicks: Shaped[np.ndarray, "sessions ranks"],

@@ -1,0 +1,116 @@
+"""The verbs of click logs: rank clicks, rank propensities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from fullrank.cli.output import console, errors, print_json
+
+if TYPE_CHECKING:
+    from fullrank.order import ClickModel, ClickSessions
+
+Kind = Literal["pbm", "ubm", "cascade", "dcm", "dbn", "sdbn", "ctr", "rank-ctr", "document-ctr"]
+Log = Annotated[
+    Path,
+    typer.Argument(help="Click log: .jsonl or .parquet with query_id, doc_ids as shown, clicks.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+#: Class in `fullrank.order`, and its arguments.
+_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pbm": ("PBM", {}),
+    "ubm": ("UBM", {}),
+    "cascade": ("Cascade", {}),
+    "dcm": ("DCM", {}),
+    "dbn": ("DBN", {}),
+    "sdbn": ("DBN", {"continuation": 1.0}),
+    "ctr": ("ClickThroughRate", {"by": "all"}),
+    "rank-ctr": ("ClickThroughRate", {"by": "rank"}),
+    "document-ctr": ("ClickThroughRate", {"by": "document"}),
+}
+
+
+def clicks(
+    log: Log,
+    model: Annotated[Kind, typer.Option(help="How users are thought to click; ctr are plain rates.")] = "pbm",
+    test: Annotated[Path | None, typer.Option(help="Another log to measure on; default the same.")] = None,
+    smoothing: Annotated[float, typer.Option(min=0, help="Clicks and skips added to every count.")] = 1.0,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--output", help="Write the model as .json, its documents as .csv, .parquet; repeatable."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fit a click model to a log, and tell how well it foresees the clicks at every rank.
+
+    Perplexity is 1 where every click is foreseen, 2 where a coin is tossed.
+
+    Example: `fullrank rank clicks log.jsonl --model dbn --test later.jsonl -o model.json`
+    """
+    from fullrank import order
+
+    for path in output or []:
+        if path.exists() and not overwrite:
+            raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(path))
+    sessions = order.read_click_sessions(log)
+    measured_on = sessions if test is None else order.read_click_sessions(test)
+    name, options = _MODELS[model]
+    with console.status("fitting"):
+        fitted = getattr(order, name)(smoothing=smoothing, **options).fit(*sessions)
+    found = _measured(fitted, measured_on)
+    for path in output or []:
+        errors.print(f"wrote {fitted.save(path)}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"model": model, "sessions": len(sessions.clicks), **found})
+        return
+    table = Table(header_style="bold", show_edge=False)
+    for column in found["ranks"][0]:
+        table.add_column(column, justify="right")
+    for row in found["ranks"]:
+        table.add_row(*(str(value) if column == "rank" else f"{value:.4f}" for column, value in row.items()))
+    console.print(table)
+    console.print(f"perplexity {found['perplexity']:.4f}, log-likelihood of a session {found['log_likelihood']:.4f}",
+                  highlight=False)  # fmt: skip
+
+
+def propensities(
+    log: Log,
+    method: Annotated[
+        Literal["shuffle", "harvest", "adjacent", "em"],
+        typer.Option(help="Shuffled lists; several rankers' lists (all pairs of ranks, or neighbours); or a PBM."),
+    ] = "harvest",
+    as_json: Json = False,
+) -> None:
+    """How much every rank is examined, over the first: one line, as `rank train --objective ips` takes it.
+
+    Example: `fullrank rank propensities log.jsonl --method harvest`
+    """
+    from fullrank.order import estimate_propensities, read_click_sessions
+
+    with console.status("estimating"):
+        found = estimate_propensities(*read_click_sessions(log), method=method).tolist()
+    if as_json:
+        print_json({"method": method, "propensities": found})
+        return
+    print(",".join(f"{value:.4g}" for value in found))
+
+
+def _measured(model: ClickModel, sessions: ClickSessions) -> dict[str, Any]:
+    """Perplexity and log-likelihood; clicks, examination and perplexity by rank."""
+    shown = sessions.mask.sum(0)
+    perplexity = model.perplexity(*sessions)
+    clicked = sessions.clicks.sum(0) / shown
+    examined = model.examination_probabilities(*sessions[1:]).sum(0) / shown
+    columns = zip(clicked.tolist(), examined.tolist(), perplexity.by_rank.tolist(), strict=True)
+    return {
+        "log_likelihood": model.score(*sessions),
+        "perplexity": perplexity.overall,
+        "ranks": [
+            {"rank": rank, "clicked": clicks, "examined": looked, "perplexity": surprise}
+            for rank, (clicks, looked, surprise) in enumerate(columns, 1)
+        ],
+    }
