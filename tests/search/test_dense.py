@@ -122,7 +122,10 @@ def test_vectors_of_another_shape(shape):
 def test_another_encoder_than_the_index_was_built_with(documents):
     retriever = DenseRetriever(HashEncoder(16)).build(documents)
     retriever._encoder = HashEncoder(8)
-    with pytest.raises(ValueError, match="the encoder gives 8 numbers a text, the index holds 16"):
+    with pytest.raises(
+        ValueError,
+        match="the encoder gives 8 numbers a text, the index holds 16; use the encoder that the index was built with",
+    ):
         retriever.search("rank")
 
 

@@ -21,6 +21,7 @@ from fullrank.search.extractive import ExtractiveReader
 from fullrank.search.fusion import interleave, reciprocal_rank_fusion, score_fusion
 from fullrank.search.fusion_in_decoder import FusionInDecoder
 from fullrank.search.hybrid import HybridRetriever
+from fullrank.search.hyde import HyDERetriever
 from fullrank.search.language_model import BatchFunctionModel, FunctionModel, LanguageModel
 from fullrank.search.late_interaction import maxsim
 from fullrank.search.learned_sparse import SpladeEncoder, TokenWeightEncoder, splade_pooling
@@ -76,6 +77,7 @@ __all__ = [
     "FunctionModel",
     "FusionInDecoder",
     "Generator",
+    "HyDERetriever",
     "HybridRetriever",
     "InContextRALM",
     "LanguageModel",

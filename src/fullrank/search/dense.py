@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,10 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from fullrank._optional import require
 from fullrank.data import bundled_encoder
+from fullrank.search.faiss_index import FaissIndex
 from fullrank.search.index_folder import open_index, save_index
 from fullrank.search.protocols import Document, Queries, identifiers, named
 from fullrank.search.run import Run, at_least_one
 
+Backend = Literal["exact", "flat", "hnsw", "ivf"]
+
+_FAISS = "faiss.index"
 # Scored at a time: 256 MB of float32.
 _QUERIES = 1_024
 _DOCUMENTS = 65_536
@@ -54,17 +58,38 @@ def load_encoder(folder: str | Path | None = None, device: str = "cpu") -> Any:
 
 
 class DenseRetriever:
-    """Retrieval by cosine of encoded texts, exact.
+    """Retrieval by cosine of encoded texts.
 
     Args:
         encoder: an object with `encode(texts)`, or a local model folder; the bundled all-MiniLM-L6-v2 by default. It is
             loaded at first use.
+        backend: "exact" compares with every vector, block by block, from a file that is memory-mapped; "flat" does so
+            by faiss, and "hnsw" and "ivf" approximately, for large collections (see `FaissIndex`). An index of faiss
+            is in memory, beside the vectors.
+        effort: of "hnsw" and "ivf": how many candidates the walk keeps (efSearch), or how many lists are looked into
+            (nprobe). More finds more, and takes longer.
+
+    Raises:
+        MissingExtra: faiss, which the backend needs, is not installed.
+        ValueError: an unknown backend, or an effort below 1.
     """
 
-    def __init__(self, encoder: Encoder | str | Path | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder | str | Path | None = None, backend: Backend = "exact", effort: int = 64
+    ) -> None:
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend={backend!r} is not known; accepted: {', '.join(get_args(Backend))}")
+        if backend != "exact":
+            require("faiss", "faiss")
         self._encoder = encoder
+        self.backend: Backend = backend
+        self.effort = at_least_one(effort, "effort")
         self._ids: list[str] = []
         self._vectors: torch.Tensor | None = None
+        self._faiss: FaissIndex | None = None  # of the vectors; made when it is needed
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
     @property
     def encoder(self) -> Encoder:
@@ -80,25 +105,48 @@ class DenseRetriever:
             ValueError: no documents, an id twice, or an encoder that does not give one finite vector per text.
         """
         ids = identifiers(documents)
-        self._vectors = self._encode([document.searched for document in documents])
-        self._ids = ids
+        self._vectors = self.encode([document.searched for document in documents])
+        self._ids, self._faiss = ids, None
         return self
 
     def add(self, documents: Sequence[Document]) -> DenseRetriever:
         """Encode more documents; one with an id that is there takes the other's place.
 
         Raises:
-            ValueError: see `build`.
+            ValueError: see `build`, or vectors that are not as long as the indexed ones.
         """
         if self._vectors is None:
             return self.build(documents)
         ids = identifiers(documents)
-        vectors = self._encode([document.searched for document in documents])
-        replaced = set(ids)
-        stay = [place for place, id in enumerate(self._ids) if id not in replaced]
-        self._vectors = torch.cat([self._vectors[stay], vectors])
-        self._ids = [self._ids[place] for place in stay] + ids
+        vectors = self.encode([document.searched for document in documents])
+        self._check_width(vectors)
+        self._drop(set(ids))
+        self._vectors = torch.cat([self._vectors, vectors])
+        self._ids = [*self._ids, *ids]
+        if self._faiss is not None:
+            self._faiss.add(vectors)
         return self
+
+    def delete(self, ids: Iterable[str]) -> DenseRetriever:
+        """Forget documents; an index of faiss is made anew at the next search.
+
+        Raises:
+            LookupError: an id that is not there.
+        """
+        wanted = set(ids)
+        unknown = wanted - set(self._ids)
+        if unknown:
+            raise LookupError(f"the index has no document {min(unknown)!r}; it has {len(self)}")
+        self._drop(wanted)
+        return self
+
+    def encode(self, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:
+        """Vectors of texts, of length 1.
+
+        Raises:
+            ValueError: an encoder that does not give one finite vector per text.
+        """
+        return torch.nn.functional.normalize(encoded(self.encoder, texts), dim=-1)
 
     def search(self, queries: Queries, k: int = 10) -> Run:
         """See `Retriever.search`; scores are cosines. A blank query finds nothing.
@@ -107,7 +155,7 @@ class DenseRetriever:
             ValueError: k below 1, or an encoder whose vectors are not as long as the indexed ones.
             RuntimeError: nothing is indexed yet.
         """
-        vectors = self._indexed()
+        self._indexed()
         at_least_one(k)
         texts = named(queries)
         run = Run()
@@ -116,45 +164,82 @@ class DenseRetriever:
         asked = [query_id for query_id, text in texts.items() if text.strip()]
         for start in range(0, len(asked), _QUERIES):
             block = asked[start : start + _QUERIES]
-            asking = self._encode([texts[query_id] for query_id in block])
-            if asking.shape[1] != vectors.shape[1]:
-                raise ValueError(
-                    f"the encoder gives {asking.shape[1]} numbers a text, the index holds {vectors.shape[1]}; search "
-                    f"with the encoder that the index was built with"
-                )
-            for query_id, scores, rows in zip(block, *nearest(asking, vectors, min(k, len(vectors))), strict=True):
-                run[query_id] = dict(zip((self._ids[i] for i in rows.tolist()), scores.tolist(), strict=True))
+            run.update(self.search_vectors(block, self.encode([texts[query_id] for query_id in block]), k))
+        return run
+
+    def search_vectors(self, queries: Sequence[str], vectors: Float[torch.Tensor, "queries dim"], k: int = 10) -> Run:
+        """The k best documents for vectors; scores are cosines.
+
+        Args:
+            queries: ids of the queries.
+            vectors: of the queries, of any length but 0.
+            k: how many at most.
+
+        Raises:
+            ValueError: k below 1, another number of vectors than of ids, or vectors that are not as long as the indexed
+                ones.
+            RuntimeError: nothing is indexed yet.
+        """
+        indexed = self._indexed()
+        count = min(at_least_one(k), len(self))
+        if len(queries) != len(vectors):
+            raise ValueError(f"vectors has {len(vectors)} rows for {len(queries)} queries; one each is needed")
+        self._check_width(vectors)
+        asking = torch.nn.functional.normalize(vectors, dim=-1)
+        run = Run()
+        index = self._index() if count else None
+        found = nearest(asking, indexed, count) if index is None else index.nearest(asking, count, self.effort)
+        for query_id, scores, rows in zip(queries, *found, strict=True):
+            pairs = zip(rows.tolist(), scores.tolist(), strict=True)
+            run[query_id] = {self._ids[row]: score for row, score in pairs if row >= 0}
         return run
 
     def save(self, folder: str | Path) -> Path:
-        """Write the vectors; whoever reads the folder meanwhile sees the ones before.
+        """Write the index; whoever reads the folder meanwhile sees the one before.
 
         Raises:
             RuntimeError: nothing is indexed yet.
             OSError: the folder cannot be written.
         """
         vectors = self._indexed()
-        return save_index(
-            folder,
-            "DenseRetriever",
-            {"ids": self._ids},
-            lambda files: save_file({"vectors": vectors}, files / "vectors.safetensors"),
-        )
+        index = self._index() if self._ids else None
+
+        def write(files: Path) -> None:
+            save_file({"vectors": vectors}, files / "vectors.safetensors")
+            if index is not None:
+                index.write(files / _FAISS)
+
+        about = {"ids": self._ids, "backend": self.backend if index is not None else "exact", "effort": self.effort}
+        return save_index(folder, "DenseRetriever", about, write)
 
     @classmethod
-    def load(cls, folder: str | Path, encoder: Encoder | str | Path | None = None) -> DenseRetriever:
+    def load(
+        cls, folder: str | Path, encoder: Encoder | str | Path | None = None, backend: Backend | None = None
+    ) -> DenseRetriever:
         """Open an index, memory-mapped; the encoder must be the one that it was built with.
+
+        Args:
+            folder: of the index.
+            encoder: see `DenseRetriever`.
+            backend: by default the one that it was saved with.
 
         Raises:
             FileNotFoundError: the folder holds no index.
-            ValueError: it is damaged or of another retriever.
+            MissingExtra: faiss, which the backend needs, is not installed.
+            ValueError: it is damaged or of another retriever, or an unknown backend.
         """
-        return open_index(
-            folder,
-            "DenseRetriever",
-            lambda about, files: cls(encoder)._read(about, files),
-            (SafetensorError, OSError, KeyError, ValueError),
-        )
+        if backend is not None:
+            cls(encoder, backend)
+
+        def read(about: dict[str, Any], files: Path) -> DenseRetriever:
+            saved = about.get("backend", "exact")  # which indexes of earlier versions do not name
+            retriever = cls(encoder, backend or saved, about.get("effort", 64))._read(about, files)
+            if retriever.backend == saved != "exact":
+                retriever._faiss = FaissIndex.read(saved, files / _FAISS)
+                retriever._check_faiss()
+            return retriever
+
+        return open_index(folder, "DenseRetriever", read, (SafetensorError, OSError, KeyError, ValueError, TypeError))
 
     def _read(self, about: dict[str, Any], files: Path) -> DenseRetriever:
         self._ids, self._vectors = about["ids"], load_file(files / "vectors.safetensors")["vectors"]
@@ -167,8 +252,33 @@ class DenseRetriever:
             raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
         return self._vectors
 
-    def _encode(self, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:
-        return torch.nn.functional.normalize(encoded(self.encoder, texts), dim=-1)
+    def _index(self) -> FaissIndex | None:
+        """The index of faiss; None without one."""
+        if self.backend == "exact":
+            return None
+        if self._faiss is None:
+            self._faiss = FaissIndex.of(self.backend, self._indexed())
+        return self._faiss
+
+    def _drop(self, ids: set[str]) -> None:
+        stay = [place for place, id in enumerate(self._ids) if id not in ids]
+        if len(stay) == len(self._ids):
+            return
+        self._vectors, self._ids = self._indexed()[stay], [self._ids[place] for place in stay]
+        self._faiss = None
+
+    def _check_width(self, vectors: torch.Tensor) -> None:
+        width = self._indexed().shape[1]
+        if vectors.shape[1] != width:
+            raise ValueError(
+                f"the encoder gives {vectors.shape[1]} numbers a text, the index holds {width}; use the encoder that "
+                f"the index was built with"
+            )
+
+    def _check_faiss(self) -> None:
+        shape = tuple(self._indexed().shape)
+        if self._faiss is not None and self._faiss.shape != shape:
+            raise ValueError(f"an index of faiss of shape {self._faiss.shape}, vectors of shape {shape}")
 
 
 def encoded(encoder: Encoder, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:
