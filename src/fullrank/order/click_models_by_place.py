@@ -72,14 +72,14 @@ class _ByPlace(ClickModel):
     def _factorised(
         self, clicks: np.ndarray, place: np.ndarray, pair: np.ndarray, places: int
     ) -> Float[np.ndarray, " places"]:
-        """The examination of the places; sets the attraction. Equal places and pairs are counted together first."""
-        cells, cell = np.unique(place.astype(np.int64) * len(self.pairs_) + pair, return_inverse=True)
-        clicked = np.bincount(cell, clicks, len(cells))
-        place, pair = np.divmod(cells, len(self.pairs_))
+        """The examination of the places; sets the attraction. Equal places, pairs and clicks are counted first."""
+        seen = (place.astype(np.int64) * len(self.pairs_) + pair) * 2 + clicks
+        distinct, counts = np.unique(seen, return_counts=True)
+        place, pair = np.divmod(distinct // 2, len(self.pairs_))
+        clicked, skipped = counts * (distinct % 2.0), counts * (1.0 - distinct % 2)
         found = factorise_clicks(
-            place, pair, clicked, np.bincount(cell) - clicked, places, len(self.pairs_),
-            self.smoothing, self.max_iter, self.tol,
-        )  # fmt: skip
+            place, pair, clicked, skipped, places, len(self.pairs_), self.smoothing, self.max_iter, self.tol
+        )
         self.attraction_, self.log_posteriors_ = found.attraction, found.log_posteriors
         return found.examination
 

@@ -92,12 +92,11 @@ class Pairs:
     @classmethod
     def of(cls, documents: np.ndarray, queries: np.ndarray | None, mask: np.ndarray) -> Pairs:
         """Those of a log that `checked_sessions` returned, in sorted order."""
-        shown = documents[mask]
+        names = np.unique(documents[mask])
         if queries is None:
-            return cls(np.unique(shown), None)
-        names, document = np.unique(shown, return_inverse=True)
-        asked, query = np.unique(np.broadcast_to(queries[:, None], mask.shape)[mask], return_inverse=True)
-        keys = np.unique(query * len(names) + document)
+            return cls(names, None)
+        asked = np.unique(queries)
+        keys = np.unique(_keys(names, asked, documents, queries, mask))
         return cls(names[keys % len(names)], asked[keys // len(names)])
 
     def __len__(self) -> int:
@@ -116,15 +115,22 @@ class Pairs:
             raise ValueError(f"{given} were given; the model was fitted {before}: give the same")
         names = np.unique(self.documents)
         numbers = np.full(mask.shape, -1)
-        found = _found(names, documents[mask], "documents")
         if self.queries is None or queries is None:
-            numbers[mask] = found
+            numbers[mask] = _found(names, documents[mask], "documents")
             return numbers
         asked = np.unique(self.queries)
-        query = np.broadcast_to(_found(asked, queries, "queries")[:, None], mask.shape)[mask]
         known = _found(asked, self.queries, "queries") * len(names) + _found(names, self.documents, "documents")
-        numbers[mask] = np.where((found < 0) | (query < 0), -1, _found(known, query * len(names) + found, "pairs"))
+        numbers[mask] = _found(known, _keys(names, asked, documents, queries, mask), "pairs")
         return numbers
+
+
+def _keys(
+    names: np.ndarray, asked: np.ndarray, documents: np.ndarray, queries: np.ndarray, mask: np.ndarray
+) -> Int[np.ndarray, " shown"]:
+    """A whole number for every pair that is shown, in the order of queries and documents; below 0 for unknown ones."""
+    document = _found(names, documents[mask], "documents")
+    query = np.broadcast_to(_found(asked, queries, "queries")[:, None], mask.shape)[mask]
+    return np.where((document < 0) | (query < 0), -1, query * len(names) + document)
 
 
 def _found(ordered: np.ndarray, values: np.ndarray, name: str) -> np.ndarray:
