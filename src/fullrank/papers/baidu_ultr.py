@@ -35,6 +35,12 @@ PAPER = Paper(
         "fullrank.order.DLA",
         "fullrank.order.IPS",
         "fullrank.order.simulate_clicks",
+        "fullrank.order.estimate_propensities",
+        "fullrank.order.PBM",
+        "fullrank.order.UBM",
+        "fullrank.order.Cascade",
+        "fullrank.order.DCM",
+        "fullrank.order.DBN",
         "fullrank.order.benchmark_table",
     ),
     usage="""\
