@@ -35,13 +35,17 @@ def test_a_model_is_fitted_and_measured(fullrank, log, folders):
         model: fullrank("rank", "clicks", log, "--model", model, "--test", log, "--json").json
         for model in ("pbm", "ubm", "cascade", "dcm", "sdbn", "ctr", "rank-ctr", "document-ctr")
     }
-    assert measured["cascade"]["log_likelihood"] is None  # it holds a second click impossible
+    assert measured["cascade"]["log_likelihood"] is None  # minus infinity: it holds a second click impossible
+    assert measured["cascade"]["impossible_sessions"] > 0
+    assert "sessions are impossible under the model" in fullrank("rank", "clicks", log, "--model", "cascade").out
+    assert "examined" not in measured["ctr"]["ranks"][0]
     fits = {model: found["log_likelihood"] for model, found in measured.items() if model != "cascade"}
     assert sorted(fits, key=fits.__getitem__)[-2:] == ["pbm", "ubm"]
     by_rank = measured["pbm"]["ranks"]
     assert [row["rank"] for row in by_rank] == [1, 2, 3, 4, 5]
     assert all(row["clicked"] < row["examined"] for row in by_rank)
     assert measured["pbm"]["sessions"] == 3_000
+    assert measured["pbm"]["impossible_sessions"] == 0
 
 
 def test_propensities_train_a_ranker(fullrank, log, folders):

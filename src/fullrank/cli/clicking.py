@@ -73,7 +73,9 @@ def clicks(
     for row in found["ranks"]:
         table.add_row(*(str(value) if column == "rank" else f"{value:.4f}" for column, value in row.items()))
     console.print(table)
-    console.print(f"perplexity {found['perplexity']:.4f}, log-likelihood of a session {found['log_likelihood']:.4f}",
+    said = f"perplexity {found['perplexity']:.4f}, log-likelihood of a session {found['log_likelihood']:.4f}"
+    impossible = found["impossible_sessions"]
+    console.print(said + (f"; {impossible} sessions are impossible under the model" if impossible else ""),
                   highlight=False)  # fmt: skip
 
 
@@ -100,17 +102,21 @@ def propensities(
 
 
 def _measured(model: ClickModel, sessions: ClickSessions) -> dict[str, Any]:
-    """Perplexity and log-likelihood; clicks, examination and perplexity by rank."""
+    """Perplexity and log-likelihood; clicks, perplexity and, where the model tells it, examination by rank."""
+    from fullrank.order import ClickThroughRate
+
     shown = sessions.mask.sum(0)
-    perplexity = model.perplexity(*sessions)
-    clicked = sessions.clicks.sum(0) / shown
-    examined = model.examination_probabilities(*sessions[1:]).sum(0) / shown
-    columns = zip(clicked.tolist(), examined.tolist(), perplexity.by_rank.tolist(), strict=True)
+    perplexity, log_likelihoods = model.perplexity(*sessions), model.log_likelihood(*sessions)
+    columns = {
+        "rank": range(1, len(shown) + 1),
+        "clicked": (sessions.clicks.sum(0) / shown).tolist(),
+        "perplexity": perplexity.by_rank.tolist(),
+    }
+    if not isinstance(model, ClickThroughRate):
+        columns["examined"] = (model.examination_probabilities(*sessions[1:]).sum(0) / shown).tolist()
     return {
-        "log_likelihood": model.score(*sessions),
+        "log_likelihood": float(log_likelihoods.mean()),
+        "impossible_sessions": int((log_likelihoods == -float("inf")).sum()),
         "perplexity": perplexity.overall,
-        "ranks": [
-            {"rank": rank, "clicked": clicks, "examined": looked, "perplexity": surprise}
-            for rank, (clicks, looked, surprise) in enumerate(columns, 1)
-        ],
+        "ranks": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
     }
