@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,41 @@ def fullrank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return Outcome(exit.value.code or 0, out, err)
 
     return call
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server of one model, which says how many passages it was shown; gives its address and its requests."""
+    pytest.importorskip("openai")
+    for name in ("OPENAI_API_KEY", "FULLRANK_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    requests = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send({"object": "list", "data": [{"id": "only", "object": "model", "created": 0, "owned_by": "o"}]})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append(body | {"key": self.headers["Authorization"]})
+            text = f"Final Answer: {body['messages'][0]['content'].count('</passage ')} passages"
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            self.send({"id": "1", "object": "chat.completion", "created": 0, "model": "only", "choices": [choice]})
+
+        def send(self, answer):
+            content = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *words): ...
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}/v1", requests
+    http.shutdown()
+    thread.join()
+    http.server_close()

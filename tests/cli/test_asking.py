@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -20,44 +18,6 @@ def idx(fullrank, folders):
     (folders / "corpus.jsonl").write_text("".join(json.dumps(d, ensure_ascii=False) + "\n" for d in DOCUMENTS))
     assert fullrank("index", "corpus.jsonl", "--out", "idx").code == 0
     return "idx"
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A server of one model, which says how many passages it was shown; gives its address and its requests."""
-    pytest.importorskip("openai")
-    for name in ("OPENAI_API_KEY", "FULLRANK_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    requests = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send({"object": "list", "data": [{"id": "only", "object": "model", "created": 0, "owned_by": "o"}]})
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            requests.append(body | {"key": self.headers["Authorization"]})
-            text = f"Final Answer: {body['messages'][0]['content'].count('</passage ')} passages"
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            self.send({"id": "1", "object": "chat.completion", "created": 0, "model": "only", "choices": [choice]})
-
-        def send(self, answer):
-            content = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *words): ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{http.server_port}/v1", requests
-    http.shutdown()
-    thread.join()
-    http.server_close()
 
 
 def test_sentences_and_words(fullrank, idx):
@@ -91,7 +51,7 @@ def test_a_server_answers_from_the_first_passages(fullrank, idx, server, monkeyp
     [
         (("idx", " "), "question=' ' asks for nothing"),
         (("idx", "q", "--model", "m"), "model='m' names a model on a server, but reader='extractive' is no address"),
-        (("idx", "q", "--mode", "semantic"), "idx has no meaning indexed"),
+        (("idx", "q", "--mode", "semantic"), "idx has no index of the method 'dense'"),
         (("idx", "bridge", "--reader", "./nowhere"), "model='./nowhere' cannot be loaded"),
     ],
 )

@@ -77,7 +77,10 @@ def test_meaning_is_indexed_and_reranks(fullrank, corpus, folders):
         (("index", "queries.pdf", "--out", "new"), "files that end in .jsonl"),
         (("search", "idx"), "give one query, or a file of them"),
         (("search", "nowhere", "x"), "nowhere holds no index"),
-        (("search", "idx", "x", "--mode", "semantic"), "idx has no meaning indexed"),
+        (
+            ("search", "idx", "x", "--mode", "semantic"),
+            "idx has no index of the method 'dense': fullrank index ... --method dense",
+        ),
         (("search", "idx", "x", "-o", "queries.tsv"), "queries.tsv: File exists"),
         (("evaluate", "qrels.txt", "queries.tsv"), "has 3 columns, 6 are expected"),
         (("evaluate", "qrels.txt", "qrels.txt", "-m", "nDCG@x"), "has 4 columns"),

@@ -11,13 +11,21 @@ from rich.table import Table
 from fullrank.cli.output import console, errors, print_json
 
 if TYPE_CHECKING:
-    from fullrank.search import BM25Retriever, Retriever
+    from collections.abc import Collection
 
-Mode = Literal["keyword", "semantic", "hybrid"]
+    from fullrank.search import BM25Retriever, Document, Retriever
+    from fullrank.search.model_indexes import ModelIndex
+
+Mode = Literal["keyword", "semantic", "hybrid", "bm25", "dense", "colbert", "splade", "unicoil"]
+SearchMethod = Literal["keyword", "semantic", "hybrid", "bm25", "dense", "colbert", "splade", "unicoil", "hyde"]
+IndexMethod = Literal["dense", "colbert", "splade", "unicoil"]
 Method = Literal["basic-rag", "chain-of-thought-rag", "self-consistency-rag", "in-context-ralm", "zero-shot"]
 Folder = Annotated[Path, typer.Argument(help="Folder of an index.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Load the model from this machine alone.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")]
+_SYNONYMS = {"keyword": "bm25", "semantic": "dense"}
 _SHOWN = 160
 
 
@@ -28,15 +36,27 @@ def index(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the index.", show_default=False)],
     stopwords: Annotated[str, typer.Option(help="Language of words to leave out; none for none.")] = "en",
     stemming: Annotated[str, typer.Option(help="Language whose endings are cut, such as en; none for none.")] = "none",
-    meaning: Annotated[bool, typer.Option("--meaning", help="Encode texts too, to search by meaning.")] = False,
+    meaning: Annotated[
+        bool, typer.Option("--meaning", help="Encode texts too, to search by meaning; the same as --method dense.")
+    ] = False,
+    method: Annotated[
+        IndexMethod | None, typer.Option(help="A further index, beside the one of words, that a model makes.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name or folder of the method's model. [default: the bundled encoder of dense]")
+    ] = None,
+    device: Device = "cpu",
+    offline: Offline = False,
     add: Annotated[bool, typer.Option("--add", help="Add to the index that is there.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first line that cannot be read.")] = False,
 ) -> None:
-    """Index documents: keywords by BM25, and meaning by a small encoder if asked for.
+    """Index documents: keywords by BM25, and if asked for meaning by a small encoder, or what another model makes.
+
+    What is indexed by a model is found with the same `--method` of `fullrank search`, which remembers the model.
 
     Example: `fullrank index corpus.jsonl --out my-index --stemming en --meaning`
     """
-    from fullrank.search import BM25Retriever, DenseRetriever
+    from fullrank.search import BM25Retriever
     from fullrank.search.reading import Complaints, read_documents
 
     exists = (out / "retriever.json").exists()
@@ -44,6 +64,10 @@ def index(
         raise FileExistsError(17, "An index is there; name another folder, or add --add", str(out))
     if add and not exists:
         raise FileNotFoundError(2, "No index is there to add to; leave out --add", str(out))
+    asked = method or ("dense" if meaning else None)
+    if model is not None and method is None:
+        raise ValueError(f"model={model!r} makes no index without its method: --method colbert, for instance")
+    further = _model_indexes(out, asked, model, device, offline)
     complaints = Complaints()
     every = (d for path in documents for d in read_documents(path, None if strict else complaints))
     with console.status("indexing"):
@@ -54,11 +78,12 @@ def index(
             chosen: dict[str, Any] = {"stopwords": _language(stopwords), "stemming": _language(stemming)}
             retriever = BM25Retriever(**chosen).build(every, scratch=out / "building")
             found = []
+        for index, new in further.values():
+            _extend(index, retriever.documents.values() if new else found, new, out / "building")
         retriever.save(out)
+        for place, (index, _) in further.items():
+            index.save(place)
         _remove(out / "building")
-        if meaning or (out / "meaning").exists():
-            dense = DenseRetriever.load(out / "meaning") if (out / "meaning").exists() else DenseRetriever()
-            dense.add(found or list(retriever.documents.values())).save(out / "meaning")
     for example in complaints.examples:
         errors.print(f"left out: {example}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if complaints.count:
@@ -71,7 +96,18 @@ def search(
     query: Annotated[str | None, typer.Argument(help="Words to look for.")] = None,
     queries: Annotated[Path | None, typer.Option(help="Many queries: .tsv of id and text, .jsonl or .parquet.")] = None,
     count: Annotated[int, typer.Option("-k", "--count", min=1, help="Documents a query.")] = 10,
-    mode: Annotated[Mode | None, typer.Option(help="[default: hybrid where meaning is indexed, else keyword]")] = None,
+    method: Annotated[
+        SearchMethod | None,
+        typer.Option(
+            "--method", "--mode", help="keyword is bm25, semantic is dense. [default: hybrid where meaning is indexed]"
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Language model that hyde asks: a folder, a name, or the address of a server."),
+    ] = None,
+    device: Device = "cpu",
+    offline: Offline = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write .trec, .jsonl or .parquet.")] = None,
     overwrite: Overwrite = False,
     why: Annotated[bool, typer.Option("--why", help="Say what each word adds to a score.")] = False,
@@ -79,15 +115,19 @@ def search(
 ) -> None:
     """Search an index: one query to read, or many into a run file.
 
+    hyde searches as dense does, for passages that a language model imagines; the key of one on a server is read from
+    FULLRANK_API_KEY.
+
     Example: `fullrank search my-index "low-rank adapters" --why`
     """
+    from fullrank.search.inverted_index import InvertedIndex
     from fullrank.search.reading import read_queries, write_run
 
     if (query is None) == (queries is None):
         raise ValueError("give one query, or a file of them: --queries queries.tsv")
     if output is not None and output.exists() and not overwrite:
         raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
-    keyword, retriever = _opened(folder, mode)
+    keyword, retriever = _opened(folder, method, model, device, offline)
     run = retriever.search(query if query is not None else read_queries(queries or Path()), count)
     if output is not None:
         errors.print(f"wrote {write_run(output, run)}", markup=False, highlight=False, soft_wrap=True)
@@ -95,7 +135,11 @@ def search(
     if query is None:
         print(run.to_trec(), end="")
         return
-    rows = [_row(keyword, query, id, score, why) for id, score in run.ranking("0", count)]
+    explaining = retriever if isinstance(retriever, InvertedIndex) else keyword
+    rows = [
+        _row(keyword.documents[id], score, explaining.explain(query, id) if why else None)
+        for id, score in run.ranking("0", count)
+    ]
     if as_json:
         print_json(rows)
         return
@@ -143,25 +187,74 @@ def ask(
         console.print(f"  [{id}] {_short(shown)}", style="dim", markup=False, highlight=False)
 
 
-def _opened(folder: Path, mode: Mode | None) -> tuple[BM25Retriever, Retriever]:
+def _model_indexes(
+    out: Path, asked: IndexMethod | None, model: str | None, device: str, offline: bool
+) -> dict[Path, tuple[ModelIndex, bool]]:
+    """The indexes of models that are there or asked for, by folder, and whether they are new."""
+    from fullrank.search.model_indexes import MODEL_INDEXES, model_index, open_model_index
+
+    places = {name: out / folder for name, folder in MODEL_INDEXES.items()}
+    present = [name for name, place in places.items() if (place / "retriever.json").exists()]
+    if model is not None and asked in present:
+        raise ValueError(f"{out} has an index of {asked} already, which knows its model; leave out --model")
+    indexes = {
+        places[name]: (open_model_index(out, name, **_loading(name, device, offline)), False) for name in present
+    }
+    if asked is not None and asked not in present:
+        indexes[places[asked]] = model_index(asked, model, **_loading(asked, device, offline)), True
+    return indexes
+
+
+def _extend(index: ModelIndex, documents: Collection[Document], new: bool, scratch: Path) -> None:
+    from fullrank.search import DenseRetriever
+
+    if not documents:
+        return
+    if isinstance(index, DenseRetriever):
+        index.build(list(documents)) if new else index.add(list(documents))
+        return
+    index.build(documents, scratch) if new else index.add(documents, scratch)
+
+
+def _loading(method: str, device: str, offline: bool) -> dict[str, Any]:
+    """Options with which a method's model is loaded; that of dense is always on this machine."""
+    return {"device": device} | ({"local_files_only": True} if offline and method != "dense" else {})
+
+
+def _opened(
+    folder: Path,
+    asked: SearchMethod | None,
+    model: str | None = None,
+    device: str = "cpu",
+    offline: bool = False,
+) -> tuple[BM25Retriever, Retriever]:
     """The keyword index, which holds the documents, and what is to be searched."""
-    from fullrank.search import BM25Retriever, DenseRetriever, HybridRetriever
+    from fullrank.search import BM25Retriever, DenseRetriever, HybridRetriever, HyDERetriever
+    from fullrank.search.model_indexes import open_model_index
+    from fullrank.search.readers import open_language_model
 
+    if (asked == "hyde") != (model is not None):
+        raise ValueError(
+            f"method={asked!r} and model={model!r}: hyde, and no other method, asks a language model; --method hyde "
+            f"--model FOLDER"
+        )
     keyword = BM25Retriever.load(folder)
-    has_meaning = (folder / "meaning" / "retriever.json").exists()
-    if mode in ("semantic", "hybrid") and not has_meaning:
-        raise ValueError(f"{folder} has no meaning indexed: fullrank index ... --meaning, or --mode keyword")
-    mode = mode or ("hybrid" if has_meaning else "keyword")
-    if mode == "keyword":
+    method = _SYNONYMS.get(asked or "", asked)
+    method = method or ("hybrid" if (folder / "meaning" / "retriever.json").exists() else "bm25")
+    if method == "bm25":
         return keyword, keyword
-    dense = DenseRetriever.load(folder / "meaning")
-    return keyword, dense if mode == "semantic" else HybridRetriever([keyword, dense])
+    searched = "dense" if method in ("hybrid", "hyde") else method
+    found = open_model_index(folder, searched, **_loading(searched, device, offline))
+    if method == "hybrid":
+        return keyword, HybridRetriever([keyword, found])
+    if isinstance(found, DenseRetriever) and model is not None:
+        return keyword, HyDERetriever(found, open_language_model(model))
+    return keyword, found
 
 
-def _row(keyword: BM25Retriever, query: str, id: str, score: float, why: bool) -> dict[str, Any]:
-    document = keyword.documents[id]
-    row: dict[str, Any] = {"id": id, "score": score, "title": document.title, "text": document.text}
-    return row | ({"why": keyword.explain(query, id)} if why else {})
+def _row(document: Document, score: float, reasons: dict[str, float] | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": document.id, "score": score, "title": document.title, "text": document.text}
+    return row if reasons is None else row | {"why": reasons}
 
 
 def _hits(rows: list[dict[str, Any]], why: bool) -> Table:

@@ -15,7 +15,7 @@ from fullrank.search.index_folder import open_index
 from fullrank.search.late_interaction import Convention, check_convention, ragged_maxsim
 from fullrank.search.protocols import Document, Queries, named
 from fullrank.search.run import Run, at_least_one
-from fullrank.search.segmented_index import DAMAGE, SegmentedIndex, recorded_encoder
+from fullrank.search.segmented_index import DAMAGE, SegmentedIndex, check_made, recorded_encoder
 from fullrank.search.token_segments import TokenSegment
 
 Precision = Literal["float16", "float32"]
@@ -82,25 +82,27 @@ class ColBERTRetriever(SegmentedIndex[TokenSegment]):
         return run
 
     @classmethod
-    def load(cls, folder: str | Path, encoder: TokenEncoder | None = None) -> ColBERTRetriever:
+    def load(cls, folder: str | Path, encoder: TokenEncoder | None = None, **options: Any) -> ColBERTRetriever:
         """Open an index, memory-mapped.
 
         Args:
             folder: of the index.
             encoder: the one that it was built with; by default the one that is named in the index, if it was made of a
                 name or a folder.
+            **options: of the encoder that is named, such as `device`.
 
         Raises:
             FileNotFoundError: the folder holds no index.
-            ValueError: it is damaged or of another retriever.
+            ValueError: it is damaged or of another retriever, or options for an encoder that is given.
             LookupError: it names no encoder, and none is given.
             TypeError: see `ColBERTRetriever`.
         """
         if encoder is not None:
+            check_made(options)
             cls(encoder)
 
         def read(about: dict[str, Any], files: Path) -> ColBERTRetriever:
-            chosen = recorded_encoder(about, ColBERTEncoder) if encoder is None else encoder
+            chosen = recorded_encoder(about, ColBERTEncoder, options) if encoder is None else encoder
             return cls(chosen, about["convention"], about["dtype"])._take(TokenSegment, about, files)
 
         return open_index(folder, cls.__name__, read, DAMAGE)

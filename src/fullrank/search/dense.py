@@ -61,13 +61,14 @@ class DenseRetriever:
     """Retrieval by cosine of encoded texts.
 
     Args:
-        encoder: an object with `encode(texts)`, or a local model folder; the bundled all-MiniLM-L6-v2 by default. It is
-            loaded at first use.
+        encoder: an object with `encode(texts)`, or a local model folder, which a saved index names; the bundled
+            all-MiniLM-L6-v2 by default. It is loaded at first use.
         backend: "exact" compares with every vector, block by block, from a file that is memory-mapped; "flat" does so
             by faiss, and "hnsw" and "ivf" approximately, for large collections (see `FaissIndex`). An index of faiss
             is in memory, beside the vectors.
         effort: of "hnsw" and "ivf": how many candidates the walk keeps (efSearch), or how many lists are looked into
             (nprobe). More finds more, and takes longer.
+        device: where the model of a folder goes.
 
     Raises:
         MissingExtra: faiss, which the backend needs, is not installed.
@@ -75,13 +76,18 @@ class DenseRetriever:
     """
 
     def __init__(
-        self, encoder: Encoder | str | Path | None = None, backend: Backend = "exact", effort: int = 64
+        self,
+        encoder: Encoder | str | Path | None = None,
+        backend: Backend = "exact",
+        effort: int = 64,
+        device: str = "cpu",
     ) -> None:
         if backend not in get_args(Backend):
             raise ValueError(f"backend={backend!r} is not known; accepted: {', '.join(get_args(Backend))}")
         if backend != "exact":
             require("faiss", "faiss")
-        self._encoder = encoder
+        self._encoder, self._device = encoder, device
+        self._folder = str(Path(encoder).resolve()) if isinstance(encoder, str | Path) else None
         self.backend: Backend = backend
         self.effort = at_least_one(effort, "effort")
         self._ids: list[str] = []
@@ -95,7 +101,7 @@ class DenseRetriever:
     def encoder(self) -> Encoder:
         """The encoder, loaded."""
         if self._encoder is None or isinstance(self._encoder, str | Path):
-            self._encoder = load_encoder(self._encoder)
+            self._encoder = load_encoder(self._encoder, self._device)
         return self._encoder
 
     def build(self, documents: Sequence[Document]) -> DenseRetriever:
@@ -209,19 +215,25 @@ class DenseRetriever:
             if index is not None:
                 index.write(files / _FAISS)
 
-        about = {"ids": self._ids, "backend": self.backend if index is not None else "exact", "effort": self.effort}
+        about = {"ids": self._ids, "encoder": self._folder, "effort": self.effort}
+        about["backend"] = self.backend if index is not None else "exact"
         return save_index(folder, "DenseRetriever", about, write)
 
     @classmethod
     def load(
-        cls, folder: str | Path, encoder: Encoder | str | Path | None = None, backend: Backend | None = None
+        cls,
+        folder: str | Path,
+        encoder: Encoder | str | Path | None = None,
+        backend: Backend | None = None,
+        device: str = "cpu",
     ) -> DenseRetriever:
         """Open an index, memory-mapped; the encoder must be the one that it was built with.
 
         Args:
             folder: of the index.
-            encoder: see `DenseRetriever`.
+            encoder: see `DenseRetriever`; by default the one of the folder that the index names, if it names one.
             backend: by default the one that it was saved with.
+            device: see `DenseRetriever`.
 
         Raises:
             FileNotFoundError: the folder holds no index.
@@ -233,7 +245,8 @@ class DenseRetriever:
 
         def read(about: dict[str, Any], files: Path) -> DenseRetriever:
             saved = about.get("backend", "exact")  # which indexes of earlier versions do not name
-            retriever = cls(encoder, backend or saved, about.get("effort", 64))._read(about, files)
+            chosen = about.get("encoder") if encoder is None else encoder
+            retriever = cls(chosen, backend or saved, about.get("effort", 64), device)._read(about, files)
             if retriever.backend == saved != "exact":
                 retriever._faiss = FaissIndex.read(saved, files / _FAISS)
                 retriever._check_faiss()

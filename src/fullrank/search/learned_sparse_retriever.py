@@ -13,7 +13,7 @@ from fullrank.search.index_folder import open_index
 from fullrank.search.inverted_index import InvertedIndex, Scored
 from fullrank.search.learned_sparse import SparseEncoder, Weights, sparse_encoder
 from fullrank.search.protocols import Document
-from fullrank.search.segmented_index import DAMAGE, recorded_encoder
+from fullrank.search.segmented_index import DAMAGE, check_made, recorded_encoder
 from fullrank.search.segments import Segment, weighted_segment
 
 
@@ -40,24 +40,27 @@ class LearnedSparseRetriever(InvertedIndex):
         super().__init__()
 
     @classmethod
-    def load(cls, folder: str | Path, encoder: SparseEncoder | None = None) -> LearnedSparseRetriever:
+    def load(cls, folder: str | Path, encoder: SparseEncoder | None = None, **options: Any) -> LearnedSparseRetriever:
         """Open an index, memory-mapped.
 
         Args:
             folder: of the index.
             encoder: the one that it was built with; by default the one that is named in the index, if it was made of a
                 name or a folder.
+            **options: of the encoder that is named, such as `device`.
 
         Raises:
             FileNotFoundError: the folder holds no index.
-            ValueError: it is damaged or of another retriever.
+            ValueError: it is damaged or of another retriever, or options for an encoder that is given.
             LookupError: it names no encoder, and none is given.
             TypeError: see `LearnedSparseRetriever`.
         """
+        if encoder is not None:
+            check_made(options)
         given = None if encoder is None else cls(encoder)
 
         def read(about: dict[str, Any], files: Path) -> LearnedSparseRetriever:
-            retriever = cls(recorded_encoder(about, sparse_encoder)) if given is None else given
+            retriever = cls(recorded_encoder(about, sparse_encoder, options)) if given is None else given
             return retriever._take(Segment, about, files)
 
         return open_index(folder, cls.__name__, read, DAMAGE)

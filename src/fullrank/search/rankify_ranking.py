@@ -14,8 +14,10 @@ from fullrank.search.answering import known, reordered
 from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.dense import DenseRetriever
 from fullrank.search.hybrid import HybridRetriever
+from fullrank.search.hyde import HyDERetriever
 from fullrank.search.language_model import LanguageModel
 from fullrank.search.local_model import TransformersModel
+from fullrank.search.model_indexes import ModelIndex, model_index, open_model_index
 from fullrank.search.protocols import Queries, Ranking
 from fullrank.search.rankify_data import Context, Document
 from fullrank.search.rerankers import reranker
@@ -25,7 +27,8 @@ from fullrank.search.server_model import ServerModel
 Corpus = Sequence[Document | Context | protocols.Document | Mapping[str, Any] | str]
 
 OPENAI = "https://api.openai.com/v1"
-_RETRIEVERS = ("bm25", "dense", "bge", "hybrid")
+_RETRIEVERS = ("bm25", "dense", "bge", "hybrid", "colbert", "splade", "unicoil", "hyde")
+_SEARCHED = {"bge": "dense", "hybrid": "dense", "hyde": "dense"}  # method -> that of the index it searches, if another
 _PROMPTED = ("rankgpt", "prp")  # re-rankers that ask a language model in words
 
 
@@ -34,17 +37,23 @@ class Retriever:
 
     Args:
         method: "bm25"; "dense" or "bge" for cosines of an encoder's vectors; "hybrid" for both, fused by reciprocal
-            rank.
+            rank; "colbert" for late interaction of tokens; "splade" or "unicoil" for learned sparse weights; "hyde" for
+            "dense" by passages that a language model imagines.
         n_docs: contexts per question.
-        index_folder: an index that `fullrank index` made; with `--meaning`, if vectors are compared.
-        encoder_name: a local folder, or an object with `encode(texts)`; the bundled all-MiniLM-L6-v2 by default.
-        **options: of `BM25Retriever` such as `k1`, or of `HybridRetriever` such as `weights`.
+        index_folder: an index that `fullrank index` made, with `--method` where a model makes it.
+        encoder_name: a name, a folder or an object of the model that the method encodes with, or an encoder; for
+            vectors of whole texts a local folder or an object with `encode(texts)`, the bundled all-MiniLM-L6-v2 by
+            default. An index in a folder names its own.
+        **options: of `BM25Retriever` such as `k1`, of `DenseRetriever` such as `backend`, of `HybridRetriever` such as
+            `weights`, or of the encoder such as `tokenizer` and `device`. "hyde" needs `model`, a language model, a
+            function from a prompt to its completion, or a name; with `base_url` and `api_key` on a server; and takes
+            options of `HyDERetriever` such as `passages`.
 
     Attributes:
         documents: what is indexed, by id.
 
     Raises:
-        ValueError: an unknown method, or `n_docs` below 1.
+        ValueError: an unknown method, one without its model or index, or `n_docs` below 1.
         FileNotFoundError: the folder holds no index.
     """
 
@@ -58,6 +67,7 @@ class Retriever:
     ) -> None:
         self.method, self.n_docs = chosen(method, _RETRIEVERS, "method"), at_least_one(n_docs, "n_docs")
         self._encoder, self._options, self._folder = encoder_name, options, index_folder
+        self._writer = _writer(self._options) if self.method == "hyde" else None
         self._indexed: dict[str, protocols.Document] = {}  # one object for good: ReAct reads from it
         self.documents: Mapping[str, protocols.Document] = self._indexed
         self._retriever: protocols.Retriever | None = None
@@ -114,16 +124,30 @@ class Retriever:
         if self.method == "bm25":
             self._retriever = keyword
             return
-        dense = DenseRetriever.load(folder / "meaning", self._encoder)
-        self._retriever = HybridRetriever([keyword, dense], **self._options) if self.method == "hybrid" else dense
+        found = open_model_index(folder, self._searched, self._encoder, **self._index_options)
+        self._retriever = self._asking(keyword, found)
 
     def _build(self, documents: list[protocols.Document]) -> protocols.Retriever:
         if self.method == "bm25":
             return BM25Retriever(**self._options).build(documents)
-        dense = DenseRetriever(self._encoder).build(documents)
-        if self.method != "hybrid":
-            return dense
-        return HybridRetriever([BM25Retriever().build(documents), dense], **self._options)
+        found = model_index(self._searched, self._encoder, **self._index_options).build(documents)
+        return self._asking(BM25Retriever().build(documents) if self.method == "hybrid" else None, found)
+
+    @property
+    def _searched(self) -> str:
+        return _SEARCHED.get(self.method, self.method)
+
+    @property
+    def _index_options(self) -> dict[str, Any]:
+        return {} if self.method in ("hybrid", "hyde") else self._options
+
+    def _asking(self, keyword: BM25Retriever | None, found: ModelIndex) -> protocols.Retriever:
+        """What answers queries, over the indexes of the method."""
+        if self.method == "hybrid" and keyword is not None:
+            return HybridRetriever([keyword, found], **self._options)
+        if isinstance(found, DenseRetriever) and self._writer is not None:
+            return HyDERetriever(found, self._writer, **self._options)
+        return found
 
     def _context(self, id: str, score: float, answers: Sequence[str]) -> Context:
         found = known(self.documents, id)
@@ -222,6 +246,18 @@ def _numbered(entry: Context | Mapping[str, Any] | str, number: int) -> Context:
         return Context(id=number, text=entry)
     context = entry if isinstance(entry, Context) else Context.from_dict(entry)
     return replace(context, id=number) if context.id is None else context
+
+
+def _writer(options: dict[str, Any]) -> Any:
+    """The language model of "hyde", whose options are taken out."""
+    address, key = options.pop("base_url", None), options.pop("api_key", None)
+    model = options.pop("model", None)
+    if model is None:
+        raise ValueError(
+            'method="hyde" needs a language model that writes passages: model=..., an object, a function from a prompt '
+            "to its completion, or a name"
+        )
+    return _asked_model(model, OPENAI if address is None and key is not None else address, key)
 
 
 def _asked_model(model: Any, address: str | None, key: str | None) -> LanguageModel | Any:

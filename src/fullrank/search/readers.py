@@ -7,6 +7,7 @@ from typing import Any
 
 from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, SelfConsistencyRAG, ZeroShot
 from fullrank.search.extractive import ExtractiveReader
+from fullrank.search.language_model import LanguageModel
 from fullrank.search.local_model import TransformersModel
 from fullrank.search.protocols import Generator
 from fullrank.search.server_model import ServerModel
@@ -38,12 +39,27 @@ def open_reader(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known; accepted: {', '.join(METHODS)}")
-    if reader.startswith(("http://", "https://")):
-        return METHODS[method](ServerModel(reader, model, **options))
+    if _is_address(reader):
+        return METHODS[method](open_language_model(reader, model, **options))
     if model is not None:
         raise ValueError(f"model={model!r} names a model on a server, but reader={reader!r} is no address")
     if reader not in ("extractive", "span"):
-        return METHODS[method](TransformersModel(reader, **options))
+        return METHODS[method](open_language_model(reader, **options))
     if options:
         raise ValueError(f"{', '.join(options)}: options of a model, but reader={reader!r} has none")
     return ExtractiveReader("sentence" if reader == "extractive" else "span")
+
+
+def open_language_model(place: str, model: str | None = None, **options: Any) -> LanguageModel:
+    """A language model by a word.
+
+    Args:
+        place: the address of a server that speaks OpenAI's protocol; or the folder or name of a transformers model.
+        model: its name on the server; its only one by default.
+        **options: of `ServerModel`, or of `TransformersModel`.
+    """
+    return ServerModel(place, model, **options) if _is_address(place) else TransformersModel(place, **options)
+
+
+def _is_address(place: str) -> bool:
+    return place.startswith(("http://", "https://"))

@@ -219,15 +219,26 @@ class SegmentedIndex(Generic[P]):
         return self._id_numbers[id]
 
 
-def recorded_encoder(about: dict[str, Any], make: Callable[..., Any]) -> Any:
+def recorded_encoder(about: dict[str, Any], make: Callable[..., Any], options: dict[str, Any]) -> Any:
     """The encoder that an index says it was built with.
+
+    Args:
+        about: what the index says.
+        make: makes the encoder.
+        options: of it, in place of those that the index names.
 
     Raises:
         LookupError: it was an object, which no file can hold.
     """
     if about["encoder"] is None:
         raise LookupError("the index was built with an encoder object; give it again: load(folder, encoder=...)")
-    return make(**about["encoder"])
+    return make(**about["encoder"] | options)
+
+
+def check_made(options: dict[str, Any]) -> None:
+    """Raise ValueError for options of an encoder that is made already."""
+    if options:
+        raise ValueError(f"{', '.join(options)}: options of an encoder, but it is an object that is made already")
 
 
 def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:

@@ -1,0 +1,84 @@
+"""Indexes that a model makes, from the command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fullrank.search.colbert import ColBERT
+
+from ..search.tiny_models import bert_config, masked, tokenizer
+
+DOCUMENTS = [{"id": "a", "text": "aa bb cc"}, {"id": "b", "text": "dd ee"}, {"id": "c", "text": "aa dd ff"}]
+
+
+@pytest.fixture
+def corpus(folders):
+    (folders / "corpus.jsonl").write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS))
+    (folders / "more.jsonl").write_text('{"id": "d", "text": "zz aa"}\n')
+    return "corpus.jsonl"
+
+
+@pytest.fixture
+def models(folders):
+    torch.manual_seed(0)
+    for name, model in (("splade", masked()), ("colbert", ColBERT(bert_config(), dim=128))):
+        model.save_pretrained(folders / name)
+        tokenizer().save_pretrained(folders / name)
+
+
+@pytest.mark.parametrize("method", ["splade", "colbert"])
+def test_an_index_of_a_model_is_made_searched_and_extended(fullrank, corpus, models, folders, method):
+    made = fullrank("index", corpus, "--out", "idx", "--method", method, "--model", method, "--offline")
+    assert made.code == 0, made.err
+    assert not (folders / "idx" / "building").exists()
+    found = fullrank("search", "idx", "aa", "--method", method, "--why", "--json").json
+    assert {row["id"] for row in found} == {"a", "b", "c"}
+    if method == "splade":
+        assert sum(found[0]["why"].values()) == pytest.approx(found[0]["score"])
+    assert {row["id"] for row in fullrank("search", "idx", "aa", "--json").json} == {"a", "c"}
+    assert fullrank("index", "more.jsonl", "--out", "idx", "--add").code == 0
+    assert {row["id"] for row in fullrank("search", "idx", "aa", "--mode", method, "--json").json} == set("abcd")
+    again = fullrank("index", "more.jsonl", "--out", "idx", "--add", "--method", method, "--model", method)
+    assert f"idx has an index of {method} already" in again.complaint
+
+
+def test_an_index_of_a_model_is_made_later_of_all_documents(fullrank, corpus, models):
+    fullrank("index", corpus, "--out", "idx")
+    assert fullrank("index", "more.jsonl", "--out", "idx", "--add", "--method", "splade", "--model", "splade").code == 0
+    found = fullrank("search", "idx", "aa", "--method", "splade", "--json").json
+    assert {row["id"] for row in found} == set("abcd")
+
+
+def test_imagined_passages_of_a_server(fullrank, corpus, server):
+    address, requests = server
+    fullrank("index", corpus, "--out", "idx", "--method", "dense")
+    found = fullrank("search", "idx", "aa", "--method", "hyde", "--model", address, "--json").json
+    assert {row["id"] for row in found} == {"a", "b", "c"}
+    assert len(requests) == 8
+    assert all("Question: aa" in request["messages"][0]["content"] for request in requests)
+    dense = fullrank("search", "idx", "aa", "--method", "dense", "--json").json
+    assert sorted(row["score"] for row in found) != sorted(row["score"] for row in dense)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_index(fullrank, corpus, folders):
+    asked = ("index", corpus, "--out", "idx", "--method", "splade", "--model", "nowhere", "--offline")
+    assert "model='nowhere' cannot be loaded" in fullrank(*asked).complaint
+    assert not (folders / "idx" / "retriever.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("index", "corpus.jsonl", "--out", "new", "--method", "splade"), "method='splade' needs a model"),
+        (("index", "corpus.jsonl", "--out", "new", "--model", "splade"), "makes no index without its method"),
+        (("search", "idx", "aa", "--method", "splade"), "idx has no index of the method 'splade'"),
+        (("search", "idx", "aa", "--method", "hyde"), "asks a language model; --method hyde --model FOLDER"),
+        (("search", "idx", "aa", "--model", "writer"), "asks a language model; --method hyde --model FOLDER"),
+    ],
+)
+def test_bad_input(fullrank, corpus, arguments, words):
+    fullrank("index", corpus, "--out", "idx")
+    assert words in fullrank(*arguments).complaint
