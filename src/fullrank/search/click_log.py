@@ -1,144 +1,119 @@
-"""A peer's click log: who searched what and clicked which item, in columns of whole numbers."""
+"""A peer's click log: who searched what and clicked which item, each row once, in columns of whole numbers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from fullrank import _saving
 from fullrank._files import write_bytes, write_text
+from fullrank.search.click_rows import COLUMNS, LARGEST, Click, ClickRows, Vocabulary
 
-_COLUMNS = ("node", "number", "term", "item")
-_MOST = 2**31 - 1
-_MAGIC = b"FRCL1\n"
-
-
-class Click(NamedTuple):
-    """One row.
-
-    Attributes:
-        node: who clicked.
-        term: what was searched.
-        item: what was clicked.
-        number: of the node's queries; (node, number) is the row's key.
-    """
-
-    node: Hashable
-    term: Hashable
-    item: Hashable
-    number: int
-
-
-@dataclass
-class _Names:
-    """Values by number, in the order of their first use."""
-
-    values: list[Hashable] = field(default_factory=list)
-    numbers: dict[Hashable, int] = field(default_factory=dict)
-
-    def number(self, value: Hashable) -> int:
-        found = self.numbers.get(value)
-        if found is None:
-            found = self.numbers[value] = len(self.values)
-            self.values.append(value)
-        return found
+_LOAD = 0.6  # of the table of keys, at most
+_GROWTH = 1.25
 
 
 class ClickLog:
-    """Rows in the order in which they came; a key that is known already is not taken again.
+    """Rows in the order in which they came. A key (node, number) that is known is not taken again: the first row stays.
+
+    Args:
+        vocabulary: shared with other logs; one of its own by default.
 
     Attributes:
-        n_conflicts: rows that had the key of another one, and other content: a sign of an attack.
+        n_conflicts: rows that came with the key of another one and other content: a sign of an attack.
+        n_stale: rows that came and were older than those of their node that were forgotten.
     """
 
-    def __init__(self) -> None:
-        self.n_conflicts = 0
-        self._columns = np.zeros((len(_COLUMNS), 64), dtype=np.int32)
-        self._length = 0
-        self._nodes, self._terms, self._items = _Names(), _Names(), _Names()
-        self._keys: dict[tuple[int, int], int] = {}
-        self._next: dict[int, int] = {}
+    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
+        self.vocabulary = Vocabulary.empty() if vocabulary is None else vocabulary
+        self.n_conflicts = self.n_stale = 0
+        self._columns = np.zeros((len(COLUMNS) + 1, 16), dtype=np.int32)  # the last: position
+        self._length = self._position = 0
+        self._next = np.zeros(0, dtype=np.int64)  # number of the next query, by node
+        self._forgotten = np.zeros(0, dtype=np.int64)  # numbers below are forgotten, by node
+        self._factor = np.uint64(secrets.randbits(64) | 1)  # nobody can choose keys that collide
+        self._table = np.full(32, -1, dtype=np.int32)  # open addressing: places of rows
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Click]:
-        return iter(self.since(0))
+        return iter(self.rows)
 
-    def __getitem__(self, position: int) -> Click:
-        """One row.
+    @property
+    def rows(self) -> ClickRows:
+        """All rows."""
+        return ClickRows(self.vocabulary, self._columns[: len(COLUMNS), : self._length])
 
-        Raises:
-            IndexError: there are fewer.
-        """
-        if not -self._length <= position < self._length:
-            raise IndexError(f"position={position}: the log has {self._length} rows")
-        return self._row(position % self._length)
+    @property
+    def position(self) -> int:
+        """Where the next row will stand; positions are never used twice."""
+        return self._position
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the columns."""
-        return int(self._columns[:, : self._length].nbytes)
+        """Bytes of all arrays: columns, what they keep free, and the table of keys. Words are extra."""
+        return self._columns.nbytes + self._table.nbytes + self._next.nbytes + self._forgotten.nbytes
 
-    def append(self, node: Hashable, term: Hashable, item: Hashable, number: int | None = None) -> bool:
-        """Add a row, unless its key is there.
+    def append(self, node: Hashable, term: Hashable, item: Hashable, number: int | None = None, time: int = 0) -> bool:
+        """Add a row, unless its key is known.
 
         Args:
             node: who clicked.
-            term: what was searched.
+            term: what was searched; a list or tuple for several terms.
             item: what was clicked.
             number: of the node's queries; the next one by default.
+            time: when, a whole number in any unit.
 
         Returns:
             Whether it was added.
 
         Raises:
-            ValueError: a missing node, term or item, or a number that does not fit 32 bits.
+            ValueError: a missing node, term or item, or a number or time that does not fit 32 bits.
             OverflowError: the log is full.
         """
-        for name, value in (("node", node), ("term", term), ("item", item)):
-            if value is None:
-                raise ValueError(f"{name}=None: a row has a node, a term and an item, ({node!r}, {term!r}, {item!r})")
-        who = self._nodes.number(node)
-        number = self._next.get(who, 0) if number is None else number
-        if not 0 <= number <= _MOST:
-            raise ValueError(f"number={number!r} is not accepted; it lies between 0 and {_MOST}")
-        row = (who, number, self._terms.number(term), self._items.number(item))
-        known = self._keys.get((who, number))
-        if known is not None:
-            self.n_conflicts += tuple(self._columns[:, known].tolist()) != row
-            return False
-        self._write(row)
-        self._keys[who, number] = self._length - 1
-        self._next[who] = max(self._next.get(who, 0), number + 1)
-        return True
+        return self.merge([(node, term, item, number, time)]) == 1
 
-    def merge(self, rows: Iterable[Any]) -> list[Click]:
-        """Add rows of (node, term, item, number), such as those of another log.
+    def merge(self, rows: ClickLog | ClickRows | Iterable[Any]) -> int:
+        """Add rows, all or (after an error) none.
+
+        Args:
+            rows: a log, rows of one, or (node, term, item), (node, term, item, number), (node, term, item, number,
+                time) or mappings with these names.
 
         Returns:
-            Those that were new.
+            How many were new.
 
         Raises:
-            ValueError: a row of another form; the message says which. Those before it are added.
+            ValueError: a row of another form; the message says which.
+            OverflowError: more rows than 32 bits can count.
         """
-        new: list[Click] = []
+        if isinstance(rows, ClickLog):
+            rows = rows.rows
+        if not isinstance(rows, ClickRows):
+            rows = self.encode(rows)
+        columns = self.vocabulary.encode(rows)
+        self._reach(len(self.vocabulary.nodes))
+        return self._add(self._fresh(columns)) if columns.shape[1] else 0
+
+    def encode(self, rows: Iterable[Any]) -> ClickRows:
+        """Rows as columns in this log's words; see `merge`. Nothing is added."""
+        found: list[tuple[int, ...]] = []
+        following: dict[int, int] = {}
         for place, row in enumerate(rows):
             try:
-                click = Click(*row)
-                added = self.append(*click)
+                found.append(self._encode(_parts(row), following))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"row {place} is {row!r}, not (node, term, item, number): {error}") from error
-            if added:
-                new.append(click)
-        return new
+                raise ValueError(f"row {place} is {row!r}: {error}") from error
+        return ClickRows(self.vocabulary, np.array(found, dtype=np.int32).reshape(-1, len(COLUMNS)).T)
 
-    def since(self, position: int, most: int | None = None) -> list[Click]:
-        """The rows from a position on: what a peer that has all before it still lacks.
+    def since(self, position: int, most: int | None = None) -> ClickRows:
+        """The rows from a position on that are not forgotten: what a peer that has all before it still lacks.
 
         Args:
             position: from 0.
@@ -149,109 +124,217 @@ class ClickLog:
         """
         if position < 0:
             raise ValueError(f"position={position} is not accepted; rows are counted from 0")
-        end = self._length if most is None else min(self._length, position + most)
-        return [self._row(place) for place in range(position, end)]
+        start = int(np.searchsorted(self._columns[-1, : self._length], position))
+        end = self._length if most is None else min(self._length, start + most)
+        return ClickRows(self.vocabulary, self._columns[: len(COLUMNS), start:end])
 
-    def drop_first(self, count: int) -> list[Click]:
-        """Forget the oldest rows and their keys, and give them back."""
-        dropped = self.since(0, count)
-        kept = self.since(len(dropped))
-        conflicts, following = self.n_conflicts, self._next
-        nodes, terms, items = self._nodes, self._terms, self._items
-        self.__init__()
-        self._nodes, self._terms, self._items = nodes, terms, items
-        self.merge(kept)
-        self.n_conflicts, self._next = conflicts, following
+    def position_after(self, position: int, rows: int) -> int:
+        """The position behind so many rows from a position on."""
+        start = int(np.searchsorted(self._columns[-1, : self._length], position))
+        return self._position if start + rows >= self._length else int(self._columns[-1, start + rows])
+
+    def next_number(self, node: Hashable) -> int:
+        """The number of a node's next query."""
+        code = self.vocabulary.nodes.find(node)
+        return int(self._next[code]) if code is not None and code < len(self._next) else 0
+
+    def forget(self, chosen: np.ndarray) -> ClickRows:
+        """Drop rows and give them back. Their nodes' rows up to them are not taken again.
+
+        Args:
+            chosen: bool of shape (rows,).
+        """
+        dropped = self.rows.choose(chosen)
+        kept = self._columns[:, : self._length][:, ~chosen]
+        self._columns, self._length = kept.copy(), kept.shape[1]
+        np.maximum.at(self._forgotten, dropped.columns[0], dropped.columns[3].astype(np.int64) + 1)
+        self._rehash()
         return dropped
 
+    @property
+    def forgotten(self) -> dict[Hashable, int]:
+        """Node -> number below which its rows were forgotten, of those with such rows."""
+        names = self.vocabulary.nodes.values
+        return {names[code]: int(self._forgotten[code]) for code in np.flatnonzero(self._forgotten)}
+
+    def forget_before(self, node: Hashable, number: int) -> None:
+        """Take no rows of a node with lower numbers."""
+        code = self.vocabulary.nodes.code(node)
+        self._reach(code + 1)
+        self._forgotten[code] = max(number, self._forgotten[code])
+
+    def reserve(self, node: Hashable, number: int) -> None:
+        """Let the node's next query have this number or a higher one."""
+        code = self.vocabulary.nodes.code(node)
+        self._reach(code + 1)
+        self._next[code] = max(number, self._next[code])
+
+    def with_own_words(self) -> ClickLog:
+        """The same rows at the same positions, with a vocabulary that holds nothing else."""
+        log = ClickLog()
+        columns = log.vocabulary.encode(self.rows)
+        log._columns, log._length = np.concatenate([columns, self._columns[-1:, : self._length]]), self._length
+        log._position, log.n_conflicts, log.n_stale = self._position, self.n_conflicts, self.n_stale
+        for code in np.unique(self._columns[0, : self._length]).tolist():
+            log.forget_before(self.vocabulary.nodes.values[code], int(self._forgotten[code]))
+            log.reserve(self.vocabulary.nodes.values[code], int(self._next[code]))
+        log._rehash()
+        return log
+
     def to_bytes(self) -> bytes:
-        """The log as bytes: names as JSON, then the columns."""
-        names = {"nodes": self._nodes.values, "terms": self._terms.values, "items": self._items.values}
-        head = json.dumps(names | {"rows": self._length, "conflicts": self.n_conflicts}).encode()
-        return _MAGIC + len(head).to_bytes(4, "little") + head + self._columns[:, : self._length].tobytes()
+        """All rows; see `ClickRows.to_bytes`."""
+        return self.rows.to_bytes()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> ClickLog:
-        """A log from `to_bytes`; names are what JSON knows: text and numbers.
-
-        Raises:
-            ValueError: the bytes are no log, or a damaged one.
-        """
-        start = len(_MAGIC) + 4
-        if content[: len(_MAGIC)] != _MAGIC:
-            raise ValueError("the bytes are no click log: they begin otherwise")
-        size = int.from_bytes(content[len(_MAGIC) : start], "little")
-        try:
-            head = json.loads(content[start : start + size])
-            flat = np.frombuffer(content, dtype="<i4", offset=start + size)
-            columns = flat.reshape(len(_COLUMNS), head["rows"])
-            log = cls()
-            for who, number, term, item in columns.T.tolist():
-                log.append(head["nodes"][who], head["terms"][term], head["items"][item], number)
-            log.n_conflicts = int(head["conflicts"])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"the click log is damaged: {error}") from error
+        """A log of the rows in `content`; see `ClickRows.from_bytes`."""
+        log = cls()
+        log.merge(ClickRows.from_bytes(content))
         return log
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """A dictionary a row."""
+        return [click._asdict() for click in self]
+
     def save(self, path: str | Path) -> Path:
-        """Write it, atomically: .jsonl or .parquet as a table, any other name as `to_bytes`."""
+        """Write it, atomically: .jsonl, .csv or .parquet as a table, .clicks as `to_bytes`.
+
+        Raises:
+            ValueError: another suffix.
+        """
         path = Path(path)
+        if path.suffix in (".csv", ".parquet"):
+            return _saving.save(self, path)
         if path.suffix == ".jsonl":
-            return write_text(path, "".join(json.dumps(row._asdict()) + "\n" for row in self))
-        if path.suffix == ".parquet":
-            return write_bytes(path, _parquet(self))
-        return write_bytes(path, self.to_bytes())
+            return write_text(path, "".join(json.dumps(row) + "\n" for row in self.to_rows()))
+        if path.suffix == ".clicks":
+            return write_bytes(path, self.to_bytes())
+        raise ValueError(f"{path.name} names no format: .clicks, .jsonl, .csv and .parquet are accepted")
 
     @classmethod
     def load(cls, path: str | Path) -> ClickLog:
-        """Read what `save` wrote.
+        """Read a .clicks or a .jsonl file.
 
         Raises:
             ValueError: a damaged file or a malformed line, by its number.
         """
         path = Path(path)
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            return cls._of_tables(pyarrow.parquet.read_table(path).to_pylist(), path, "row")
         if path.suffix != ".jsonl":
             return cls.from_bytes(path.read_bytes())
-        rows: list[Any] = []
+        log = cls()
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number} is no JSON: {line[:80]!r}") from error
-        return cls._of_tables(rows, path, "line")
-
-    @classmethod
-    def _of_tables(cls, rows: list[Any], path: Path, unit: str) -> ClickLog:
-        log = cls()
-        for number, row in enumerate(rows, 1):
-            try:
-                log.append(row["node"], row["term"], row["item"], row["number"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}, {unit} {number}: node, term, item and number are needed: {row!r}") from error
+                log.merge([{name: _hashable(value) for name, value in json.loads(line).items()}])
+            except (ValueError, AttributeError) as error:
+                raise ValueError(f"{path}, line {number} is no row: {line[:80]!r} ({error})") from error
         return log
 
-    def _write(self, row: tuple[int, int, int, int]) -> None:
-        if self._length == _MOST:
-            raise OverflowError(f"a click log holds at most {_MOST} rows")
-        if self._length == self._columns.shape[1]:
-            self._columns = np.concatenate([self._columns, np.zeros_like(self._columns)], axis=1)
-        self._columns[:, self._length] = row
-        self._length += 1
+    def _encode(self, parts: Sequence[Any], following: dict[int, int]) -> tuple[int, ...]:
+        for name, value in zip(COLUMNS, parts[:3], strict=False):
+            if value is None:
+                raise ValueError(f"{name} is missing")
+        term = tuple(parts[1]) if isinstance(parts[1], list) else parts[1]
+        node, *codes = (
+            words.code(value) for words, value in zip(self.vocabulary, (parts[0], term, parts[2]), strict=True)
+        )
+        number, time = parts[3], parts[4]
+        if number is None:
+            number = following.get(node, int(self._next[node]) if node < len(self._next) else 0)
+        for name, value, least in (("number", number, 0), ("time", time, -LARGEST)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= LARGEST:
+                raise ValueError(f"{name}={value!r} is no whole number from {least} to {LARGEST}")
+        following[node] = int(number) + 1
+        return (node, *codes, int(number), int(time))
 
-    def _row(self, place: int) -> Click:
-        who, number, term, item = self._columns[:, place].tolist()
-        return Click(self._nodes.values[who], self._terms.values[term], self._items.values[item], number)
+    def _reach(self, nodes: int) -> None:
+        if nodes > len(self._next):
+            more = (0, nodes - len(self._next))
+            self._next, self._forgotten = np.pad(self._next, more), np.pad(self._forgotten, more)
+
+    def _fresh(self, columns: np.ndarray) -> np.ndarray:
+        """The rows that are neither forgotten nor known, each key once; counts the others that matter."""
+        stale = columns[3] < self._forgotten[columns[0]]
+        if stale.any():
+            self.n_stale += int(stale.sum())
+            columns = columns[:, ~stale]
+        known = self._find(columns)
+        seen = known >= 0
+        self.n_conflicts += int((columns[1:3, seen] != self._columns[1:3, known[seen]]).any(0).sum())
+        if seen.any():
+            columns = columns[:, ~seen]
+        keys = columns[0].astype(np.int64) << 32 | columns[3]
+        first, where = np.unique(keys, return_index=True, return_inverse=True)[1:]
+        if len(first) == len(keys):
+            return columns
+        self.n_conflicts += int((columns[1:3] != columns[1:3, first[where.reshape(-1)]]).any(0).sum())
+        return columns[:, np.sort(first)]
+
+    def _add(self, columns: np.ndarray) -> int:
+        count = columns.shape[1]
+        end = self._length + count
+        if self._position + count > LARGEST:
+            raise OverflowError(f"a log counts at most {LARGEST} rows; {self._position} came, {count} are too many")
+        if end > self._columns.shape[1]:
+            grown = np.zeros((self._columns.shape[0], max(end, int(self._columns.shape[1] * _GROWTH))), dtype=np.int32)
+            grown[:, : self._length] = self._columns[:, : self._length]
+            self._columns = grown
+        places = np.arange(self._length, end, dtype=np.int32)
+        self._columns[: len(COLUMNS), self._length : end] = columns
+        self._columns[-1, self._length : end] = np.arange(self._position, self._position + count)
+        self._length, self._position = end, self._position + count
+        np.maximum.at(self._next, columns[0], columns[3].astype(np.int64) + 1)
+        if end > _LOAD * len(self._table):
+            self._rehash()
+        else:
+            self._insert(places)
+        return count
+
+    def _slots(self, columns: np.ndarray) -> np.ndarray:
+        """Where keys are looked for first: multiplicative hashing."""
+        keys = columns[0].astype(np.uint64) << np.uint64(32) | columns[3].astype(np.uint64)
+        bits = len(self._table).bit_length() - 1
+        return (keys * self._factor >> np.uint64(64 - bits)).astype(np.int64)
+
+    def _find(self, columns: np.ndarray) -> np.ndarray:
+        """Places of the rows with these keys; -1 where there is none."""
+        found = np.full(columns.shape[1], -1, dtype=np.int64)
+        slots, left = self._slots(columns), np.arange(columns.shape[1])
+        while len(left):
+            places = self._table[slots]
+            filled = places >= 0
+            left, slots, places = left[filled], slots[filled], places[filled]
+            same = (self._columns[0, places] == columns[0, left]) & (self._columns[3, places] == columns[3, left])
+            found[left[same]] = places[same]
+            left, slots = left[~same], (slots[~same] + 1) % len(self._table)
+        return found
+
+    def _insert(self, places: np.ndarray) -> None:
+        """Enter rows whose keys are not in the table; of several that want a slot the last one gets it."""
+        slots = self._slots(self._columns[:, places])
+        while len(places):
+            free = self._table[slots] < 0
+            self._table[slots[free]] = places[free]
+            left = self._table[slots] != places
+            places, slots = places[left], (slots[left] + 1) % len(self._table)
+
+    def _rehash(self) -> None:
+        size = 32
+        while self._length > _LOAD * size:
+            size *= 2
+        self._table = np.full(size, -1, dtype=np.int32)
+        self._insert(np.arange(self._length, dtype=np.int32))
 
 
-def _parquet(log: ClickLog) -> bytes:
-    import pyarrow
-    import pyarrow.parquet
+def _parts(row: Any) -> Sequence[Any]:
+    """node, term, item, number, time of a row as a user writes it."""
+    if isinstance(row, Mapping):
+        if unknown := set(row) - set(COLUMNS):
+            raise ValueError(f"{sorted(map(str, unknown))[0]!r} is no column; {', '.join(COLUMNS)} are")
+        return [row.get("node"), row.get("term"), row.get("item"), row.get("number"), row.get("time", 0)]
+    if not isinstance(row, tuple | list) or not 3 <= len(row) <= 5:
+        raise ValueError("(node, term, item), with a number and a time or without, is needed")
+    return [*row, *(None, 0)[len(row) - 3 :]]
 
-    table = pyarrow.table({name: [getattr(row, name) for row in log] for name in Click._fields})
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink)
-    return sink.getvalue().to_pybytes()
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
