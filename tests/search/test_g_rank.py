@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullrank.search.click_log import ClickLog
-from fullrank.search.g_rank import GRank, positional_distance, top_item_share
+from fullrank.search import Document, GRank, Reranker
+from fullrank.search.network_agreement import positional_distance, top_item_share
 
 VARIANTS = {"paper": ("paper", "items"), "paper_pairs": ("paper", "pairs"), "code": ("code", "items")}
 
@@ -70,13 +70,15 @@ ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 5
 
 
 @settings(max_examples=60, deadline=None)
-@given(ROWS, st.sampled_from(["paper", "code"]), st.sampled_from(["items", "pairs"]), st.integers(0, 20))
-def test_counting_row_by_row_is_counting_from_scratch(rows, variant, match, forgotten):
+@given(ROWS, st.sampled_from(["paper", "code"]), st.sampled_from(["items", "pairs"]), st.integers(0, 20), st.booleans())
+def test_counting_row_by_row_is_counting_from_scratch(rows, variant, match, forgotten, looked_at):
     ranker = GRank(3, 0.5, variant, match, node_id=0)
     for row in rows:
         ranker.partial_fit([row])
+        if looked_at:  # what was computed before must not stay
+            ranker.similarity()
     ranker.evict(forgotten)
-    left = rows[forgotten:]
+    left = sorted(rows, key=lambda row: row[0] == 0)[forgotten:]  # the owner's rows go last
     fresh = GRank(3, 0.5, variant, match, node_id=0).fit(left)
     assert ranker.n_rows_ == len(left)
     assert ranker.known_nodes_ == fresh.known_nodes_
@@ -85,91 +87,151 @@ def test_counting_row_by_row_is_counting_from_scratch(rows, variant, match, forg
         assert ranker.raw_similarity(node) == pytest.approx(expected)
         assert ranker.similarity(node) == fresh.similarity(node)
     for term in range(5):
-        assert ranker.rank(term) == fresh.rank(term)
-        for item, score in zip(*ranker.rank(term), strict=True):
-            if ranker.score(term):
-                assert sum(ranker.explain(term, item).values()) == pytest.approx(score)
+        items, scores = ranker.rank(term)
+        expected = Counter()
+        for node, searched, item in left:
+            expected[item] += (ranker.similarity(node) + 0.5) * (searched == term)
+        assert ranker.score(term, range(6)) == pytest.approx({item: expected[item] for item in range(6)})
+        assert items == fresh.rank(term).items
+        assert scores == pytest.approx(fresh.rank(term).scores)
+        for item in items if ranker.score(term) else ():
+            assert sum(ranker.explain(term, item).values()) == pytest.approx(ranker.score(term)[item])
 
 
-def test_metadata_noise_and_queries_of_several_terms():
+@settings(max_examples=20, deadline=None)
+@given(ROWS, st.randoms(use_true_random=False))
+def test_the_order_in_which_rows_come_does_not_matter(rows, random):
+    keyed = [(*row, number) for number, row in enumerate(rows)]
+    one = GRank(2, 1.0, node_id=0).fit(keyed)
+    random.shuffle(keyed)
+    other = GRank(2, 1.0, node_id=0).fit(keyed + keyed[::2])
+    assert one.similarity() == other.similarity()
+    assert [one.rank(term).items for term in range(5)] == [other.rank(term).items for term in range(5)]
+
+
+def test_top_terms_of_equal_count_are_taken_by_value():
+    rows = [(0, term, 0) for term in (9, 10, 2)] + [(1, term, 0) for term in (2, 9)]
+    assert GRank(2).fit(rows).raw_similarity(1) == (2 + 1) / 1  # {2, 9} of both, though 10 came before 2, and is "10"
+
+
+def test_items_that_match_the_query_come_first():
     catalogue = {"a": ["rock"], "b": ["rock", "live"], "c": ["jazz"]}
-    ranker = GRank(isolation=1, node_id="me", catalogue=catalogue).fit([("you", "rock", "c"), ("you", "rock", "c")])
-    assert ranker.rank("rock")[0] == ["a", "b", "c"]
-    assert GRank(isolation=1, node_id="me", metadata_first=False, catalogue=catalogue).fit([("you", "rock", "c")]).rank(
-        "rock"
-    )[0] == ["c", "a", "b"]
-    assert ranker.rank("unknown")[0] == ["c"]
-    assert ranker.rank(["rock", "jazz"])[1] == [2.0, 0.0, 0.0]
-    assert ranker.order("rock", ["c", "b"]) == [1, 0]
-    by_text = GRank(matcher=lambda query, item: query in item).fit([(0, "ro", "rock"), (0, "ro", "jazz")])
-    assert by_text.rank("ro")[0] == ["rock", "jazz"]
-    noisy = GRank(isolation=1, noise=1.0, catalogue=catalogue, seed=3)
-    assert noisy.rank("rock")[0] == ["b", "a"]
+    clicks = [("you", "rock", "c"), ("you", "rock", "c")]
+    ranker = GRank(isolation=1, node_id="me", catalogue=catalogue).fit(clicks)
+    assert ranker.rank("rock") == (["a", "b", "c"], [0.0, 0.0, 2.0])
+    assert ranker.rank("rock", 1).items == ["a"]
+    assert GRank(isolation=1, metadata_first=False, catalogue=catalogue).fit(clicks).rank("rock").items == [
+        "c", "a", "b",
+    ]  # fmt: skip
+    assert ranker.order("rock", ["c", "b", "a", "c"]) == [1, 2, 0, 3]
+    by_text = GRank(isolation=1, matcher=lambda query, item: query in item).fit([(1, "ro", "jazz"), (1, "ro", "rock")])
+    assert by_text.rank("ro").items == ["rock", "jazz"]
+    assert GRank(matcher=lambda query, item: query in item, library=["rock", "jazz"]).rank("ro").items == ["rock"]
+
+
+def test_a_term_without_clicks_finds_the_library_then_the_log_then_what_is_popular():
+    catalogue = {"a": ["rock"], "b": ["rock", "live"], "c": ["jazz"], "d": ["rock"]}
+    ranker = GRank(isolation=1, catalogue=catalogue, library=["a", "c"])
+    assert ranker.rank("rock") == (["a"], [0.0])
+    ranker.partial_fit([(1, "live", "b"), (1, "live", "c"), (2, "jazz", "c"), (1, "live", "a")])
+    assert ranker.rank("rock").items == ["a", "b"]
+    assert ranker.rank("unknown").items == ["c", "a", "b"]
+    alone = GRank(isolation=0, catalogue=catalogue, library=["a"]).fit([(1, "rock", "d")])
+    assert alone.rank("rock").items == ["a", "d"]  # nobody alike has clicked under it
     assert GRank().rank("nothing") == ([], [])
+
+
+def test_queries_and_rows_of_several_terms():
+    ranker = GRank(isolation=1).fit([(1, ["rock", "live"], "a"), (1, "rock", "b"), (2, ("rock",), "a")])
+    assert ranker.score("rock") == {"a": 2.0, "b": 1.0}
+    assert ranker.score(["rock", "live"]) == {"a": 3.0, "b": 1.0}
+    assert ranker.explain(["rock", "live"], "a") == {1: 2.0, 2: 1.0}
+    assert ranker.n_rows_ == 3
+    ranker.evict(1)
+    assert ranker.score(["rock", "live"]) == {"a": 1.0, "b": 1.0}
+
+
+def test_rerank_as_the_retrievers_companion():
+    documents = [Document("d1", "rank of a matrix"), Document("d2", "rank of a tensor"), Document("d3", "cats")]
+    ranker = GRank(isolation=1).fit([(1, ["tensor", "rank"], "d2"), (2, "cats", "d3")])
+    assert isinstance(ranker, Reranker)
+    ranking = ranker.rerank("Tensor rank", documents)
+    assert [document.id for document in ranking.documents] == ["d2", "d1", "d3"]
+    assert ranking.scores == (2.0, 0.0, 0.0)
+
+
+def test_noise_swaps_what_is_shown_and_nothing_else():
+    rows = [(0, "t", item) for item in "abcd" for _ in range(ord(item))]
+    calm, noisy = GRank().fit(rows), GRank(noise=1.0, seed=3).fit(rows)
+    shown = noisy.rank("t")
+    assert shown.items != calm.rank("t").items
+    assert dict(zip(*shown, strict=True)) == dict(zip(*calm.rank("t"), strict=True))
+    assert noisy.score("t") == calm.score("t")
+    assert GRank(noise=1.0, seed=3).fit(rows).rank("t") == shown
 
 
 def test_rows_come_once_and_conflicts_are_counted():
     ranker = GRank(isolation=1).partial_fit([(1, "t", "a", 0), (1, "t", "a", 0), (1, "t", "b", 0), (1, "t", "a", 1)])
     assert ranker.rank("t") == (["a"], [2.0])
     assert ranker.n_conflicts_ == 1
-    assert GRank(max_rows=2).fit([(1, "t", letter) for letter in "abc"]).rank("t")[0] == ["b", "c"]
+
+
+def test_the_oldest_rows_of_others_go_first_and_do_not_come_back():
+    ranker = GRank(isolation=1, max_rows=16, node_id="me")
+    own = [("me", "t", "mine")] * 4
+    ranker.partial_fit(own).partial_fit([("you", "t", f"item {number}") for number in range(12)])
+    assert ranker.n_rows_ == 16
+    ranker.partial_fit([("you", "t", "item 12")])
+    assert ranker.n_rows_ == 15  # a sixteenth, and what is too much
+    assert set(ranker.score("t")) == {"mine", *(f"item {number}" for number in range(2, 13))}
+    assert ranker.score("t")["mine"] == 8.0
+    ranker.partial_fit([("you", "t", "item 0", 0)])
+    assert ranker.score("t", ["item 0"]) == {"item 0": 0.0}
+    assert ranker.log.n_stale == 1
+    assert GRank(max_rows=2).fit(own[:1] + [(0, "u", "a")] * 3).n_rows_ == 2  # nothing of others is left
+
+
+def test_a_window_of_time_by_the_owners_clock():
+    ranker = GRank(isolation=1, window=10, node_id="me")
+    ranker.partial_fit([("me", "t", "a", 0, 100), ("you", "t", "b", 0, 95), ("you", "t", "c", 1, 10**9)])
+    ranker.partial_fit([("you", "t", "old", 2, 89)])
+    assert set(ranker.score("t")) == {"a", "b", "c"}  # what claims to come from the future pushes nothing out
+    ranker.partial_fit([("me", "u", "a", 1, 106)])
+    assert set(ranker.score("t")) == {"a", "c"}
+
+
+def test_names_that_nobody_uses_are_forgotten():
+    ranker = GRank(isolation=1, max_rows=64, node_id="me").fit([("me", "t", "mine")])
+    for number in range(3000):
+        ranker.partial_fit([(f"sybil {number}", "t", f"item {number}")])
+    assert sum(map(len, ranker.log.vocabulary)) < 1500
+    assert ranker.score("t", ["mine", "item 2999"]) == {"mine": 2.0, "item 2999": pytest.approx(1.25)}
+    assert ranker.log.position == 3001
+    assert len(ranker.log.since(2999)) == 2
+    assert ranker.partial_fit([("me", "t", "mine")]).log.next_number("me") == 2
 
 
 def test_a_saved_ranker_ranks_the_same(tmp_path):
-    ranker = GRank(isolation=0.5, node_id="me", match="pairs").fit(
-        [("me", "t", "a"), ("you", "t", "b"), ("you", "u", "a")]
-    )
-    again = GRank.load(ranker.save(tmp_path / "ranker"))
-    assert again.rank("t") == ranker.rank("t")
+    options = {"isolation": 0.5, "node_id": "me", "match": "pairs", "max_rows": 32, "library": ["a", "c"]}
+    ranker = GRank(**options).fit([("me", "t", "a"), ("you", "t", "b"), ("you", ("u", "v"), "a"), ("you", 3, "a")])
+    ranker.evict(1).partial_fit([("you", "u", "b", 2)])
+    again = GRank.load(ranker.save(tmp_path / "ranker.npz"))
+    assert list(again.log) == list(ranker.log)
+    assert again.rank(["t", "u"]) == ranker.rank(["t", "u"])
     assert again.similarity() == ranker.similarity()
-    (tmp_path / "ranker").write_bytes(b"nothing")
+    assert (again.n_conflicts_, again.metadata.library) == (1, {"a", "c"})
+    assert again.partial_fit([("you", "t", "b", 0)]).n_rows_ == ranker.n_rows_  # forgotten before it was saved
+    assert again.log.next_number("me") == 1
+    with pytest.raises(TypeError, match=r"1\.5 is float; only text .* whole numbers"):
+        GRank().fit([(0, "t", 1.5)]).save(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"nothing", lambda content: content[:-30], lambda content: b""])
+def test_damaged_files(damage, tmp_path):
+    path = GRank().fit([(0, "t", "a")]).save(tmp_path / "ranker.npz")
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match="is damaged, or no saved GRank"):
-        GRank.load(tmp_path / "ranker")
-
-
-@settings(max_examples=20, deadline=None)
-@given(ROWS)
-def test_a_log_survives_its_forms(rows):
-    log = ClickLog()
-    for row in rows:
-        log.append(*row)
-    again = ClickLog.from_bytes(log.to_bytes())
-    assert list(again) == list(log)
-    assert ClickLog().merge(log) == list(log)
-    assert log.merge(again) == []
-    assert log.since(len(rows) // 2) == list(log)[len(rows) // 2 :]
-    assert log.nbytes <= 50 * len(rows)
-
-
-@pytest.mark.parametrize("name", ["log.jsonl", "log.parquet", "log.bin"])
-def test_a_log_on_disk(name, tmp_path):
-    log = ClickLog()
-    log.merge([("me", "t", "a", 0), ("you", "u", "b", 7)])
-    assert list(ClickLog.load(log.save(tmp_path / name))) == list(log)
-
-
-def test_bad_logs(tmp_path):
-    log = ClickLog()
-    with pytest.raises(ValueError, match="item=None"):
-        log.append(1, "t", None)
-    with pytest.raises(ValueError, match="number=-1"):
-        log.append(1, "t", "a", -1)
-    with pytest.raises(ValueError, match="row 1 is "):
-        log.merge([(1, "t", "a", 0), (1, "t")])
-    with pytest.raises(ValueError, match="position=-1"):
-        log.since(-1)
-    with pytest.raises(IndexError, match="the log has 1 rows"):
-        log[5]
-    with pytest.raises(ValueError, match="no click log"):
-        ClickLog.from_bytes(b"zip")
-    with pytest.raises(ValueError, match="is damaged"):
-        ClickLog.from_bytes(log.to_bytes()[:-3])
-    (tmp_path / "log.jsonl").write_text('{"node": 1, "term": 2, "item": 3, "number": 0}\n{"node": 1}\n')
-    with pytest.raises(ValueError, match="line 2: node, term, item and number"):
-        ClickLog.load(tmp_path / "log.jsonl")
-    (tmp_path / "log.jsonl").write_text("{\n")
-    with pytest.raises(ValueError, match="line 1 is no JSON"):
-        ClickLog.load(tmp_path / "log.jsonl")
+        GRank.load(path)
 
 
 @pytest.mark.parametrize(
@@ -180,12 +242,20 @@ def test_bad_logs(tmp_path):
         (lambda: GRank(isolation=float("nan")), "isolation=nan"),
         (lambda: GRank(noise=2), "noise=2"),
         (lambda: GRank(max_rows=0), "max_rows=0"),
+        (lambda: GRank(window=-1), "window=-1"),
         (lambda: GRank(variant="upside-down"), "variant='upside-down' is not known; accepted: paper, code"),
         (lambda: GRank(match="terms"), "match='terms'"),
-        (lambda: GRank().partial_fit([(1, "t")]), "row 0 is (1, 't')"),
+        (lambda: GRank(catalogue={"a": ["t"]}, library=["z"]), "library has 'z'"),
+        (lambda: GRank().rank("t", 0), "k=0"),
+        (lambda: GRank().evict(-1), "count=-1"),
+        (lambda: GRank().partial_fit([(1, "t", "a"), (1, "t")]), "row 1 is (1, 't'): (node, term, item)"),
         (lambda: GRank().partial_fit(["abc"]), "row 0 is 'abc'"),
-        (lambda: GRank(catalogue={"a": ["t"]}).partial_fit([(1, "t", "z")]), "row 0 clicks 'z'"),
-        (lambda: GRank().partial_fit([(1, None, "z")]), "row 0: term=None"),
+        (lambda: GRank().partial_fit([(1, "t", "a", 0, 0, 0)]), "row 0 is"),
+        (lambda: GRank().partial_fit([(1, "t", "a", 2**31)]), "number=2147483648"),
+        (lambda: GRank().partial_fit([{"node": 1, "term": "t", "item": "a", "key": 1}]), "'key' is no column"),
+        (lambda: GRank().partial_fit([{"node": 1, "term": "t"}]), "item is missing"),
+        (lambda: GRank(catalogue={"a": ["t"]}).partial_fit([(1, "t", "a"), (1, "t", "z")]), "row 1 clicks 'z'"),
+        (lambda: GRank().partial_fit([(1, None, "z")]), "term is missing"),
     ],
 )
 def test_bad_calls(call, words, unchecked):
@@ -193,14 +263,26 @@ def test_bad_calls(call, words, unchecked):
         call()
 
 
+def test_a_bad_row_leaves_nothing_behind():
+    ranker = GRank(catalogue={"a": ["t"]})
+    for rows in ([(1, "t", "a"), (1, "t")], [(1, "t", "a"), (1, "t", "z")]):
+        with pytest.raises(ValueError, match="row 1"):
+            ranker.partial_fit(rows)
+    assert ranker.n_rows_ == 0
+
+
 def test_unknown_nodes_and_queries(unchecked):
     with pytest.raises(LookupError, match="node 7 has no row in the log; known are 0"):
         GRank().similarity(7)
-    with pytest.raises(TypeError, match="is dict; a term, or a list of terms"):
-        GRank().rank({"a": 1})
-    assert GRank().similarity() == {0: 0.0}
+    with pytest.raises(LookupError, match="node 7 has no row"):
+        GRank().raw_similarity(7)
+    for query in ({"a": 1}, None, 1.5, ["a", None]):
+        with pytest.raises(TypeError, match="a list of terms is needed"):
+            GRank().rank(query)
+    assert GRank().similarity() == {0: 0.0}  # an empty union is 0, not 0 / 0
 
 
 def test_measures():
     assert positional_distance("abc", "cab") == 4
     assert top_item_share(["ab", "ba", "", "c"], ["a", "a", "a", ""]) == pytest.approx(1 / 3)
+    assert top_item_share([], []) == 0.0
