@@ -5,6 +5,8 @@ from fullrank.search.analysis import Analyzer
 from fullrank.search.answering import Answered, answer_questions
 from fullrank.search.answers import BasicRAG, ChainOfThoughtRAG, InContextRALM, SelfConsistencyRAG, ZeroShot
 from fullrank.search.bm25 import BM25Retriever
+from fullrank.search.catalogue import Catalogue
+from fullrank.search.click_log import ClickLog
 from fullrank.search.colbert_encoder import ColBERTEncoder
 from fullrank.search.colbert_retriever import ColBERTRetriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
@@ -20,6 +22,9 @@ from fullrank.search.exemplars import Exemplar, PromptTemplate, final_answer
 from fullrank.search.extractive import ExtractiveReader
 from fullrank.search.fusion import interleave, reciprocal_rank_fusion, score_fusion
 from fullrank.search.fusion_in_decoder import FusionInDecoder
+from fullrank.search.g_rank import GRank
+from fullrank.search.gossip import GossipPeer
+from fullrank.search.gossip_network import NetworkPeer
 from fullrank.search.hybrid import HybridRetriever
 from fullrank.search.hyde import HyDERetriever
 from fullrank.search.language_model import BatchFunctionModel, FunctionModel, LanguageModel
@@ -29,6 +34,10 @@ from fullrank.search.learned_sparse_retriever import LearnedSparseRetriever
 from fullrank.search.listwise import SlidingWindowReranker, TournamentReranker
 from fullrank.search.local_model import TransformersModel
 from fullrank.search.pairwise import PairwiseReranker
+from fullrank.search.peer_processes import ProcessNetwork
+from fullrank.search.peer_scenarios import Timeline
+from fullrank.search.peer_simulation import P2PSimulation
+from fullrank.search.peer_store import PeerStore
 from fullrank.search.pointwise import PointwiseReranker
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever
 from fullrank.search.react import ReActRAG
@@ -53,6 +62,15 @@ __all__ = [
     "Answer",
     "Answered",
     "BM25Retriever",
+    "Catalogue",
+    "ClickLog",
+    "GRank",
+    "GossipPeer",
+    "NetworkPeer",
+    "P2PSimulation",
+    "PeerStore",
+    "ProcessNetwork",
+    "Timeline",
     "BatchFunctionModel",
     "CEILTrainer",
     "DualQuerySelector",
