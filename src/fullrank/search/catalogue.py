@@ -76,22 +76,17 @@ class Metadata:
         if self.catalogue is not None and (strange := (self.library or set()) - self.catalogue.keys()):
             raise ValueError(f"library has {strange.pop()!r}, which is not in the catalogue; add it there")
 
-    def matches(self, query: Query, item: Item) -> bool:
-        """Whether the item's metadata match the query: any of its terms."""
+    def matching(self, query: Query, items: Iterable[Item]) -> set[Item]:
+        """The items whose metadata match the query: any of its terms."""
         if self.matcher is not None:
-            return bool(self.matcher(query, item))
-        found = (self.catalogue or {}).get(item, ())
-        return any(term in found for term in terms_of(query))
-
-    def at_hand(self, query: Query) -> set[Item]:
-        """The items of the library that match."""
-        if self.matcher is not None:
-            items = self.catalogue or () if self.library is None else self.library
             return {item for item in items if self.matcher(query, item)}
         if self.catalogue is None:
             return set()
-        found = {item for term in terms_of(query) for item in self.catalogue.items_of(term)}
-        return found if self.library is None else found & self.library
+        return {item for term in terms_of(query) for item in self.catalogue.items_of(term)}.intersection(items)
+
+    def at_hand(self, query: Query) -> set[Item]:
+        """The items of the library that match."""
+        return self.matching(query, self.catalogue or () if self.library is None else self.library)
 
     def unknown(self, rows: ClickRows) -> np.ndarray:
         """Which rows click an item that the catalogue does not have: bool of shape (rows,)."""

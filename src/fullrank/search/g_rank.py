@@ -244,7 +244,7 @@ class GRank:
     def order(self, query: Query, items: Sequence[Item]) -> list[int]:
         """Places of the given items, best first; equal ones keep their order."""
         scores = self.score(query, items)
-        first = {item for item in items if self._matches_first(query, item)}
+        first = self._first(query, items)
         keys = [(item not in first, -round(scores[item], _DIGITS)) for item in items]
         return sorted(range(len(items)), key=keys.__getitem__)
 
@@ -373,12 +373,13 @@ class GRank:
         self._similarities = found = raw / largest if largest > 0 else raw
         return found
 
-    def _matches_first(self, query: Query, item: Item) -> bool:
-        return self.metadata_first and self.metadata.matches(query, item)
+    def _first(self, query: Query, items: Iterable[Item]) -> set[Item]:
+        """The items that rank above the others."""
+        return self.metadata.matching(query, items) if self.metadata_first else set()
 
     def _by_score(self, query: Query, scores: Mapping[Item, float]) -> list[Item]:
         at_hand = self.metadata.at_hand(query)
-        first = {item for item in scores.keys() | at_hand if self._matches_first(query, item)}
+        first = self._first(query, scores.keys() | at_hand)
         return sorted(
             scores.keys() | at_hand,
             key=lambda item: (
@@ -391,8 +392,8 @@ class GRank:
     def _unseen(self, query: Query) -> list[Item]:
         at_hand = sorted(self.metadata.at_hand(query), key=sort_key)
         clicked = self._most_clicked()
-        matching = [item for item in clicked if self.metadata.matches(query, item)]
-        return [*at_hand, *(item for item in matching if item not in set(at_hand))] or clicked
+        matching = self.metadata.matching(query, clicked).difference(at_hand)
+        return [*at_hand, *(item for item in clicked if item in matching)] or clicked
 
     def _most_clicked(self) -> list[Item]:
         counts = np.bincount(self.log.rows.columns[2]) if len(self.log) else np.zeros(0, dtype=int)

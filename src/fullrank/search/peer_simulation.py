@@ -101,7 +101,7 @@ class P2PSimulation:
             return self.click(peer.node_id, term, items)
         if self.click == "top":
             return items[0]
-        return min([item for item in items if peer.ranker.metadata.matches(term, item)] or items, key=sort_key)
+        return min(peer.ranker.metadata.matching(term, items) or items, key=sort_key)
 
     def _gossip(self, peer: GossipPeer) -> None:
         partner = None if peer.node_id in self._away else peer.partner()
