@@ -69,13 +69,35 @@ def ips_pointwise(
 
 
 def pairwise_softplus(
-    scores: Float[Tensor, "lists ranks"], clicks: Tensor, mask: Tensor | None = None
+    scores: Float[Tensor, "lists ranks"], clicks: Tensor, mask: Tensor | None = None, lambdas: bool = False
 ) -> Float[Tensor, "ranks ranks"]:
-    """S_ij: sum over lists with i clicked and j not, of log(1 + exp(-(s_i - s_j)))."""
+    """S_ij: sum over lists with i clicked and j not, of log(1 + exp(-(s_i - s_j))).
+
+    Args:
+        scores: s.
+        clicks: c.
+        mask: where there is a document.
+        lambdas: weigh every pair by what exchanging its documents would change in nDCG, as LambdaRank does.
+    """
     s, c, m = checked(scores, clicks, mask)
     pairs = (c > 0).unsqueeze(2) & (c <= 0).unsqueeze(1) & m.unsqueeze(1) & m.unsqueeze(2)
+    return torch.where(pairs, pair_losses(s, c, m, lambdas), 0).sum(0)
+
+
+def pair_losses(s: Tensor, c: Tensor, m: Tensor, lambdas: bool) -> Float[Tensor, "lists ranks ranks"]:
+    """log(1 + exp(-(s_i - s_j))) of every pair, times its change of nDCG if wanted."""
     losses = functional.softplus(-(s.unsqueeze(2) - s.unsqueeze(1)))
-    return torch.where(pairs, losses, 0).sum(0)
+    return losses * ndcg_changes(s.detach(), c, m) if lambdas else losses
+
+
+def ndcg_changes(s: Tensor, c: Tensor, m: Tensor) -> Float[Tensor, "lists ranks ranks"]:
+    """|change of nDCG| if documents i and j, one of them clicked, were exchanged in the order of the scores."""
+    ranks = s.masked_fill(~m, -torch.inf).argsort(-1, descending=True, stable=True).argsort(-1)
+    discount = 1 / torch.log2(ranks.to(s.dtype) + 2)
+    ideal = (1 / torch.log2(torch.arange(2, s.shape[-1] + 2, device=s.device, dtype=s.dtype))).cumsum(0)
+    clicked = (c > 0).sum(-1)
+    best = torch.where(clicked > 0, ideal[(clicked - 1).clamp(min=0)], 1)
+    return (discount.unsqueeze(2) - discount.unsqueeze(1)).abs() / best[:, None, None]
 
 
 def checked(scores: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

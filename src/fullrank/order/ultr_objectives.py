@@ -16,6 +16,7 @@ from fullrank.order.ultr_losses import (
     check_clicks,
     checked,
     ips_pointwise,
+    pair_losses,
     pairwise_softplus,
     sigmoid_loss,
     softmax_loss,
@@ -314,13 +315,21 @@ class PairDebias(Objective):
         step_size: a, share of every batch in the t.
         running: compare sums over batches in place of one batch's, keep t where a position has no pairs, and bound the
             ratios to [0.01, 100]. False takes every batch's ratio as it is, which explodes where the first has no pair.
+        lambdas: weigh every pair by its change of nDCG, as LambdaRank does: unbiased LambdaRank.
     """
 
-    def __init__(self, list_size: int, p: float | int = 1, step_size: float = 0.05, running: bool = True) -> None:
+    def __init__(
+        self,
+        list_size: int,
+        p: float | int = 1,
+        step_size: float = 0.05,
+        running: bool = True,
+        lambdas: bool = False,
+    ) -> None:
         super().__init__(list_size)
         if p < 0:
             raise ValueError(f"p={p} is not accepted; it is 0 or more")
-        self.p, self.step_size, self.running = p, step_size, running
+        self.p, self.step_size, self.running, self.lambdas = p, step_size, running, lambdas
         for name in ("t_plus", "t_minus"):
             self.register_buffer(name, torch.ones(list_size))
             self.register_buffer(f"{name}_losses", torch.zeros(list_size))
@@ -344,11 +353,11 @@ class PairDebias(Objective):
         s, c, m = checked(scores, clicks, mask)
         size = len(self._buffer("t_plus"))
         if bool((places == torch.arange(places.shape[-1], device=places.device)).all()):
-            S = pairwise_softplus(s, c, m)
+            S = pairwise_softplus(s, c, m, self.lambdas)
             missing = size - S.shape[0]
             return functional.pad(S, (0, missing, 0, missing)) if missing else S
         pairs = (c > 0).unsqueeze(2) & (c <= 0).unsqueeze(1) & m.unsqueeze(1) & m.unsqueeze(2)
-        losses = functional.softplus(-(s.unsqueeze(2) - s.unsqueeze(1)))[pairs]
+        losses = pair_losses(s, c, m, self.lambdas)[pairs]
         cells = (places.unsqueeze(2) * size + places.unsqueeze(1))[pairs]
         return losses.new_zeros(size * size).index_add(0, cells, losses).view(size, size)
 
@@ -419,6 +428,7 @@ OBJECTIVES: dict[str, Any] = {
     "dla": lambda list_size, propensities, options: DLA(list_size, **options),
     "rem": lambda list_size, propensities, options: RegressionEM(list_size, **options),
     "pairdebias": lambda list_size, propensities, options: PairDebias(list_size, **options),
+    "unbiased-lambdarank": lambda list_size, propensities, options: PairDebias(list_size, lambdas=True, **options),
     "two-tower": lambda list_size, propensities, options: PositionBasedModel(list_size, **options),
 }
 
@@ -432,7 +442,7 @@ def make_objective(
     """An objective by its name.
 
     Args:
-        name: "naive", "ips", "dla", "rem", "pairdebias" or "two-tower".
+        name: "naive", "ips", "dla", "rem", "pairdebias", "unbiased-lambdarank" or "two-tower".
         list_size: positions.
         propensities: of "ips".
         options: of the objective.

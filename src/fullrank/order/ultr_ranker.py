@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -39,11 +39,59 @@ def make_scorer(kind: ScorerKind, features: int) -> nn.Module:
     return nn.Sequential(*layers, nn.LayerNorm(features), nn.Linear(features, 1))
 
 
-class ULTRRanker(BaseEstimator):
+class ClickRanker(BaseEstimator):
+    """What rankers that learn from clicks share: documents as they come are made into lists, and scores measured."""
+
+    list_size: int
+
+    def fit(self, X: Any, clicks: Any, qid: Any, positions: Any = None) -> Self:
+        """Learn from documents that were shown.
+
+        Args:
+            X: features, (documents, features).
+            clicks: 0 or 1, (documents,).
+            qid: which list each document was shown in; lists need not be contiguous.
+            positions: at which each was shown, from 1; default its place in its list.
+
+        Raises:
+            ValueError: arrays of other lengths, clicks that are neither 0 nor 1, or no document within `list_size`.
+        """
+        X = check_array(X, dtype="float32")
+        clicks, qid = np.asarray(clicks), np.asarray(qid)
+        if len(clicks) != len(X) or len(qid) != len(X):
+            raise ValueError(f"{len(X)} documents, {len(clicks)} clicks and {len(qid)} lists; one each is needed")
+        places = places_within(qid) if positions is None else np.asarray(positions) - 1
+        if len(places) != len(X) or (places < 0).any():
+            raise ValueError(
+                f"{len(places)} positions for {len(X)} documents, from {places.min() + 1}; they count from 1"
+            )
+        return self.fit_lists(*padded(X, clicks, qid, places, self.list_size))
+
+    def fit_lists(self, features: Any, clicks: Any, mask: Any = None) -> Self:
+        """Learn from lists, in the order in which they were shown: (lists, ranks, features) and (lists, ranks)."""
+        raise NotImplementedError
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Scores of documents; higher ranks first."""
+        raise NotImplementedError
+
+    def score(self, X: Any, grades: Any, qid: Any) -> float:
+        """Mean nDCG@10 (gain 2^grade - 1) over the queries with a relevant document."""
+        scores, grades, qid = self.predict(X), np.asarray(grades), np.asarray(qid)
+        places = places_within(qid)
+        width = int(places.max()) + 1
+        numbers = np.unique(qid, return_inverse=True)[1]
+        s, g = np.zeros((numbers.max() + 1, width)), np.zeros((numbers.max() + 1, width), dtype=np.int64)
+        m = np.zeros(s.shape, dtype=bool)
+        s[numbers, places], g[numbers, places], m[numbers, places] = scores, grades, True
+        return float(np.nanmean(ndcg(s, g, 10, mask=m)))
+
+
+class ULTRRanker(ClickRanker):
     """Ranks documents by features, learned from clicks on ranked lists.
 
     Args:
-        objective: "naive", "ips", "dla", "rem", "pairdebias", "two-tower", or an `Objective`.
+        objective: "naive", "ips", "dla", "rem", "pairdebias", "unbiased-lambdarank", "two-tower", or an `Objective`.
         scorer: "linear", "mlp", or a module from (..., features) to (..., 1).
         propensities: of the positions, for "ips".
         lr: of Adagrad.
@@ -81,29 +129,6 @@ class ULTRRanker(BaseEstimator):
         self.list_size = list_size
         self.random_state = random_state
 
-    def fit(self, X: Any, clicks: Any, qid: Any, positions: Any = None) -> ULTRRanker:
-        """Learn from documents that were shown.
-
-        Args:
-            X: features, (documents, features).
-            clicks: 0 or 1, (documents,).
-            qid: which list each document was shown in; lists need not be contiguous.
-            positions: at which each was shown, from 1; default its place in its list.
-
-        Raises:
-            ValueError: arrays of other lengths, clicks that are neither 0 nor 1, or no document within `list_size`.
-        """
-        X = check_array(X, dtype="float32")
-        clicks, qid = np.asarray(clicks), np.asarray(qid)
-        if len(clicks) != len(X) or len(qid) != len(X):
-            raise ValueError(f"{len(X)} documents, {len(clicks)} clicks and {len(qid)} lists; one each is needed")
-        places = places_within(qid) if positions is None else np.asarray(positions) - 1
-        if len(places) != len(X) or (places < 0).any():
-            raise ValueError(
-                f"{len(places)} positions for {len(X)} documents, from {places.min() + 1}; they count from 1"
-            )
-        return self.fit_lists(*padded(X, clicks, qid, places, self.list_size))
-
     def fit_lists(self, features: Any, clicks: Any, mask: Any = None) -> ULTRRanker:
         """Learn from lists, in the order in which they were shown.
 
@@ -125,10 +150,13 @@ class ULTRRanker(BaseEstimator):
             lists: how many there are.
             batch: from numbers of lists to features (n, ranks, features), clicks and mask (n, ranks).
         """
-        with torch.random.fork_rng():
+        with torch.random.fork_rng():  # initial weights, and what objectives draw
             torch.manual_seed(self.random_state)
-            kind: Any = self.scorer
-            scorer = kind if isinstance(kind, nn.Module) else make_scorer(kind, features)
+            return self._fitted(features, lists, batch)
+
+    def _fitted(self, features: int, lists: int, batch: Any) -> ULTRRanker:
+        kind: Any = self.scorer
+        scorer = kind if isinstance(kind, nn.Module) else make_scorer(kind, features)
         if isinstance(self.objective, Objective):
             objective = self.objective
         else:
@@ -163,17 +191,6 @@ class ULTRRanker(BaseEstimator):
         with torch.inference_mode():
             return self.scorer_(torch.from_numpy(X)).squeeze(-1).numpy()
 
-    def score(self, X: Any, grades: Any, qid: Any) -> float:
-        """Mean nDCG@10 (gain 2^grade - 1) over the queries with a relevant document."""
-        scores, grades, qid = self.predict(X), np.asarray(grades), np.asarray(qid)
-        places = places_within(qid)
-        width = int(places.max()) + 1
-        numbers = np.unique(qid, return_inverse=True)[1]
-        s, g = np.zeros((numbers.max() + 1, width)), np.zeros((numbers.max() + 1, width), dtype=np.int64)
-        m = np.zeros(s.shape, dtype=bool)
-        s[numbers, places], g[numbers, places], m[numbers, places] = scores, grades, True
-        return float(np.nanmean(ndcg(s, g, 10, mask=m)))
-
     def save(self, folder: str | Path) -> Path:
         """Write the scorer: weights as safetensors, the rest as JSON. A module of your own is given again to `load`.
 
@@ -185,7 +202,7 @@ class ULTRRanker(BaseEstimator):
         kind = self.scorer if isinstance(self.scorer, str) else None
         about = {"kind": "ULTRRanker", "scorer": kind, "features": self.n_features_in_}
         name = self.objective if isinstance(self.objective, str) else type(self.objective).__name__
-        about |= {"objective": name, "propensities": _propensities(self.objective_)}
+        about |= {"objective": name, "propensities": learned_propensities(self.objective_)}
         write_bytes(
             folder / "scorer.safetensors", save({k: v.contiguous() for k, v in self.scorer_.state_dict().items()})
         )
@@ -206,6 +223,8 @@ class ULTRRanker(BaseEstimator):
             raise FileNotFoundError(f"{folder} holds no ranker (ranker.json is missing); ULTRRanker.save writes one")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
+            if about["kind"] != "ULTRRanker":
+                raise ValueError(f"it describes a {about['kind']}")
             kind = about["scorer"]
             features = int(about["features"])
         except (ValueError, KeyError, TypeError) as error:
@@ -256,7 +275,8 @@ def padded(
     return features, c, m
 
 
-def _propensities(objective: Objective) -> list[float] | None:
+def learned_propensities(objective: Objective) -> list[float] | None:
+    """Of the positions; None where an objective has none."""
     try:
         return objective.propensities().tolist()
     except NotImplementedError:
