@@ -55,8 +55,8 @@ def test_derivatives_are_those_of_the_loss(name):
     torch.testing.assert_close(curvature, hessian)
     torch.testing.assert_close(gradient, torch.autograd.functional.jacobian(loss, s))
     assert (curvature[~mask] == 0).all()
-    gradient, curvature = gradient_and_curvature(Naive(), s, torch.zeros(5, 4))
-    assert gradient.abs().max() < 1
+    gradient, curvature = gradient_and_curvature(Naive(), s, torch.zeros(5, 4), mask)
+    assert bool(torch.isfinite(gradient).all() and torch.isfinite(curvature).all())
 
 
 def test_positions_are_learned_in_turns():
@@ -65,7 +65,7 @@ def test_positions_are_learned_in_turns():
     attraction = 1 / (1 + np.exp(-2 * X[:, 0]))
     examined = rng.random(len(X)) < np.tile([1, 0.8, 0.6, 0.4, 0.2, 0.1], 2000)
     clicks = (examined & (rng.random(len(X)) < attraction)).astype(int)
-    ranker = LightGBMRanker("dla", trees=30, leaves=7).fit(X, clicks, qid)
+    ranker = LightGBMRanker("dla", trees=30, leaves=7, list_size=6).fit(X, clicks, qid)
     assert isinstance(ranker.objective_, DLA)
     learned = ranker.objective_.propensities().numpy()
     assert (np.diff(learned) < 0).all()
@@ -98,7 +98,7 @@ def test_bad_calls(tmp_path):
     X, _, clicks, qid = clicked(10)
     with pytest.raises(ValueError, match="objective='trees' is not known"):
         LightGBMRanker("trees").fit(X, clicks, qid)
-    with pytest.raises(ValueError, match="10 features|X has 2 features"):
+    with pytest.raises(ValueError, match="X has 2 features"):
         LightGBMRanker("naive", trees=1).fit(X, clicks, qid).predict(X[:, :2])
     with pytest.raises(ValueError, match="a click is 0 or 1"):
         LightGBMRanker("naive", trees=1).fit(X, clicks + 1, qid)

@@ -28,8 +28,16 @@ if TYPE_CHECKING:
         RegressionEM,
         make_objective,
     )
+    from fullrank.order.baidu_features import annotation_features, click_sessions_of, match_features, session_features
+    from fullrank.order.baidu_format import Annotation, MalformedLines, Session, ShownDocument, TokenText, read_baidu_annotations, read_baidu_sessions, write_baidu_annotations, write_baidu_sessions
+    from fullrank.order.lightgbm_ranker import LightGBMRanker
+    from fullrank.order.pdgd import PDGD, plackett_luce
+    from fullrank.order.svmlight import JudgedDocument, JudgedSet, load_svmlight, read_svmlight
+    from fullrank.order.text_ranker import TextRanker, TextScorer
+    from fullrank.order.ultr_ranker import ULTRRanker
 
 __all__ = [
+    "Annotation",
     "Cascade",
     "ClickModel",
     "ClickSessions",
@@ -41,18 +49,31 @@ __all__ = [
     "Difference",
     "Evaluation",
     "IPS",
+    "JudgedDocument",
+    "JudgedSet",
+    "LightGBMRanker",
+    "MalformedLines",
     "Measure",
     "Naive",
     "Objective",
     "PBM",
+    "PDGD",
     "PairDebias",
     "Perplexity",
     "PositionBasedModel",
     "RegressionEM",
+    "Session",
+    "ShownDocument",
     "SimulatedClicks",
+    "TextRanker",
+    "TextScorer",
+    "TokenText",
     "UBM",
+    "ULTRRanker",
+    "annotation_features",
     "ap_correlation",
     "benchmark_table",
+    "click_sessions_of",
     "compare",
     "dcg",
     "err",
@@ -61,19 +82,28 @@ __all__ = [
     "holm",
     "ips_pointwise",
     "kendall_tau",
+    "load_svmlight",
     "make_objective",
+    "match_features",
     "ndcg",
     "paired_test",
     "pairwise_softplus",
     "parse_measure",
+    "plackett_luce",
     "pnr",
     "rank_biased_overlap",
+    "read_baidu_annotations",
+    "read_baidu_sessions",
     "read_click_sessions",
+    "read_svmlight",
+    "session_features",
     "sigmoid_loss",
     "simulate_clicks",
     "softmax_loss",
     "trec_order",
     "weighted_tau",
+    "write_baidu_annotations",
+    "write_baidu_sessions",
 ]
 
 #: Name -> the module that loads with its first use: measuring a run needs neither torch nor SciPy.
@@ -94,6 +124,13 @@ _LATER = {
         ),
         "ultr_objectives",
     ),
+    **dict.fromkeys(("annotation_features", "click_sessions_of", "match_features", "session_features"), "baidu_features"),
+    **dict.fromkeys(("Annotation", "MalformedLines", "Session", "ShownDocument", "TokenText", "read_baidu_annotations", "read_baidu_sessions", "write_baidu_annotations", "write_baidu_sessions"), "baidu_format"),
+    "LightGBMRanker": "lightgbm_ranker",
+    **dict.fromkeys(("PDGD", "plackett_luce"), "pdgd"),
+    **dict.fromkeys(("JudgedDocument", "JudgedSet", "load_svmlight", "read_svmlight"), "svmlight"),
+    **dict.fromkeys(("TextRanker", "TextScorer"), "text_ranker"),
+    "ULTRRanker": "ultr_ranker",
 }  # fmt: skip
 
 

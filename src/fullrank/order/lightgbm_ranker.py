@@ -48,7 +48,7 @@ class LightGBMRanker(ClickRanker):
     def __init__(
         self,
         objective: str | Objective = "dla",
-        propensities: Sequence[float] | None = None,
+        propensities: Sequence[float | int] | np.ndarray | None = None,
         trees: int = 100,
         lr: float = 0.1,
         leaves: int = 31,
@@ -102,7 +102,8 @@ class LightGBMRanker(ClickRanker):
             self.objective_ = self._made_objective()
             with torch.random.fork_rng():
                 torch.manual_seed(self.random_state)
-                settings["objective"] = _Turns(self.objective_, c, m, self.objective_steps, self.objective_lr)
+                turns = _Turns(self.objective_, c, m, self.objective_steps, self.objective_lr)
+                settings["objective"] = lambda *state: turns(*state)  # LightGBM copies objects, not functions
                 self.booster_ = lightgbm.train(settings, documents, self.trees)
             self.objective_.eval()
         self.n_features_in_ = x.shape[-1]
@@ -158,9 +159,7 @@ class LightGBMRanker(ClickRanker):
         lightgbm = require("lightgbm", "order")
         made = cls(objective=about["objective"])
         try:
-            made.booster_ = lightgbm.Booster(
-                params={"verbose": -1}, model_str=(folder / "trees.txt").read_text(encoding="utf-8")
-            )
+            made.booster_ = lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8"))
         except lightgbm.basic.LightGBMError as error:
             raise ValueError(f"{folder / 'trees.txt'} is damaged: {error}") from error
         made.n_features_in_ = features

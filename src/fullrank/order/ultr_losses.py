@@ -92,7 +92,7 @@ def pair_losses(s: Tensor, c: Tensor, m: Tensor, lambdas: bool) -> Float[Tensor,
 
 def ndcg_changes(s: Tensor, c: Tensor, m: Tensor) -> Float[Tensor, "lists ranks ranks"]:
     """|change of nDCG| if documents i and j, one of them clicked, were exchanged in the order of the scores."""
-    ranks = s.masked_fill(~m, -torch.inf).argsort(-1, descending=True, stable=True).argsort(-1)
+    ranks = s.masked_fill(~m, -torch.inf).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     discount = 1 / torch.log2(ranks.to(s.dtype) + 2)
     ideal = (1 / torch.log2(torch.arange(2, s.shape[-1] + 2, device=s.device, dtype=s.dtype))).cumsum(0)
     clicked = (c > 0).sum(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class ClickRanker(BaseEstimator):
 
     list_size: int
 
-    def fit(self, X: Any, clicks: Any, qid: Any, positions: Any = None) -> Self:
+    def fit(self, X: Any, clicks: Any, qid: Any, positions: Any = None) -> Any:
         """Learn from documents that were shown.
 
         Args:
@@ -67,7 +67,7 @@ class ClickRanker(BaseEstimator):
             )
         return self.fit_lists(*padded(X, clicks, qid, places, self.list_size))
 
-    def fit_lists(self, features: Any, clicks: Any, mask: Any = None) -> Self:
+    def fit_lists(self, features: Any, clicks: Any, mask: Any = None) -> Any:
         """Learn from lists, in the order in which they were shown: (lists, ranks, features) and (lists, ranks)."""
         raise NotImplementedError
 
@@ -111,7 +111,7 @@ class ULTRRanker(ClickRanker):
         self,
         objective: str | Objective = "dla",
         scorer: ScorerKind | nn.Module = "linear",
-        propensities: Sequence[float] | np.ndarray | None = None,
+        propensities: Sequence[float | int] | np.ndarray | None = None,
         lr: float = 0.05,
         epochs: int = 1,
         batch_size: int = 256,
