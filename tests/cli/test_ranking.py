@@ -5,6 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fullrank.order import (
+    Annotation,
+    Session,
+    ShownDocument,
+    TokenText,
+    write_baidu_annotations,
+    write_baidu_sessions,
+)
+
+
+def baidu_log():
+    rng = np.random.default_rng(0)
+    sessions, judged = [], []
+    for number in range(60):
+        query, shown = TokenText.of([number, 100 + number]), []
+        for position in range(1, 6):
+            good = bool(rng.random() < 0.4)
+            title = TokenText.of([number if good else 300, 5])
+            shown.append(ShownDocument(position, title=title, click=int(good and rng.random() < 1 / position)))
+            judged.append(Annotation(f"q{number}", query, title, TokenText(), 4 * good, 0))
+        sessions.append(Session(f"q{number}", query, TokenText(), tuple(shown)))
+    return sessions, judged
+
 
 @pytest.fixture
 def files(folders):
@@ -35,3 +58,30 @@ def test_bad_input(fullrank, files, folders):
     fullrank("rank", "train", "clicks.svm", "--out", "ranker")
     assert "ranker: A ranker is there" in fullrank("rank", "train", "clicks.svm", "--out", "ranker").complaint
     assert "holds no ranker" in fullrank("rank", "score", "nowhere", "graded.svm").complaint
+
+
+@pytest.mark.parametrize("objective", ["dla", "lambdarank"])
+def test_trees_are_trained_and_score(fullrank, files, folders, objective):
+    measured = fullrank("rank", "train", "clicks.svm", "--out", "trees", "--ranker", "lightgbm", "--trees", 10,
+                        "--objective", objective, "--test", "graded.svm", "--json").json  # fmt: skip
+    assert measured["nDCG@10"] > 0.9
+    assert len(fullrank("rank", "score", "trees", "graded.svm").out.splitlines()) == 400
+
+
+def test_sessions_of_baidu_are_read_and_malformed_lines_told(fullrank, folders):
+    sessions, judged = baidu_log()
+    write_baidu_sessions(folders / "part-00000.gz", sessions)
+    write_baidu_annotations(folders / "judged.txt", judged)
+    with (folders / "judged.txt").open("ab") as file:
+        file.write(b"half a line\n")
+    outcome = fullrank("rank", "train", "part-00000.gz", "--format", "baidu", "--ranker", "mlp", "--out", "ranker",
+                       "--test", "judged.txt")  # fmt: skip
+    assert outcome.code == 0
+    assert float(outcome.out.split()[-1]) > 0.8
+    assert "1 malformed lines were left out: judged.txt, line 301 is malformed" in outcome.err
+    assert len(fullrank("rank", "score", "ranker", "judged.txt", "--format", "baidu").out.splitlines()) == 300
+
+
+def test_lambdarank_belongs_to_lightgbm(fullrank, files, folders):
+    complaint = fullrank("rank", "train", "clicks.svm", "--out", "r", "--objective", "lambdarank").complaint
+    assert "add --ranker lightgbm" in complaint

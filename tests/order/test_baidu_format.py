@@ -56,7 +56,9 @@ def test_fields_stand_in_the_columns_of_the_files(tmp_path):
 def test_columns_that_are_left_out_are_zero():
     found = list(read_baidu_sessions([b"q\t3\t-\n", b"1\tmd5\t4\t5\t\t1\t\n"]))
     assert found == [
-        Session("q", TokenText(b"3"), TokenText(), (ShownDocument(1, "md5", TokenText(b"4"), TokenText(b"5"), click=1),))
+        Session(
+            "q", TokenText(b"3"), TokenText(), (ShownDocument(1, "md5", TokenText(b"4"), TokenText(b"5"), click=1),)
+        )
     ]
 
 

@@ -77,7 +77,8 @@ def test_padding_changes_no_score():
     torch.testing.assert_close(together[:1], made(token_batch([short], 12)))
 
 
-def test_pretraining_lowers_both_losses():
+@pytest.mark.parametrize(("share", "lowered"), [(0.3, 0), (0.0, 1)])
+def test_pretraining_learns_words_and_clicks(share, lowered):
     log = sessions()
     ranker = TextRanker(scorer(), batch_size=10, warm_up=2, list_size=4)
     tokens, clicks, mask = ranker._lists(log)
@@ -85,12 +86,12 @@ def test_pretraining_lowers_both_losses():
     def losses():
         torch.manual_seed(1)
         with torch.no_grad():
-            return [float(loss) for loss in ranker.scorer.pretraining_losses(tokens, clicks[mask], 0.3)]
+            return [float(loss) for loss in ranker.scorer.pretraining_losses(tokens, clicks[mask], share or 0.01)]
 
     before = losses()
-    ranker.pretrain(log, steps=100, lr=1e-2)
+    ranker.pretrain(log, steps=100, lr=5e-3, share=share)
     assert len(ranker.losses) == 100
-    assert all(after < 0.9 * first for after, first in zip(losses(), before, strict=True))
+    assert losses()[lowered] < 0.6 * before[lowered]
 
 
 @pytest.mark.parametrize("objective", ["naive", "dla", "ips"])
@@ -139,6 +140,7 @@ def test_bad_calls(tmp_path, unchecked):
         (lambda: TextRanker(scorer()).fit([], steps=1), "no session has a document"),
         (lambda: TextRanker(scorer()).fit(sessions(), steps=0), "steps=0 is not accepted"),
         (lambda: TextRanker(scorer()).fine_tune([], steps=1), "nothing to learn from"),
+        (lambda: TextRanker(scorer()).pretrain(sessions(), steps=1, share=2), "share=2 is not accepted"),
     ]:
         with pytest.raises(ValueError, match=words):
             call()

@@ -8,15 +8,31 @@ from fullrank.order.measures import Measure, parse_measure
 from fullrank.order.trec_order import trec_order
 
 if TYPE_CHECKING:
+    from fullrank.order.baidu_features import annotation_features, click_sessions_of, match_features, session_features
+    from fullrank.order.baidu_format import (
+        Annotation,
+        MalformedLines,
+        Session,
+        ShownDocument,
+        TokenText,
+        read_baidu_annotations,
+        read_baidu_sessions,
+        write_baidu_annotations,
+        write_baidu_sessions,
+    )
     from fullrank.order.click_model import ClickModel, Perplexity
     from fullrank.order.click_models_by_place import PBM, UBM, ClickThroughRate
     from fullrank.order.click_models_top_down import DBN, DCM, Cascade
     from fullrank.order.click_sessions import ClickSessions, read_click_sessions
     from fullrank.order.click_simulation import ClickSimulator, SimulatedClicks, simulate_clicks
+    from fullrank.order.lightgbm_ranker import LightGBMRanker
     from fullrank.order.list_measures import benchmark_table, dcg, err, ndcg, pnr
+    from fullrank.order.pdgd import PDGD, plackett_luce
     from fullrank.order.propensity_estimation import estimate_propensities
     from fullrank.order.rank_correlation import ap_correlation, kendall_tau, rank_biased_overlap, weighted_tau
     from fullrank.order.significance import Difference, compare, holm, paired_test
+    from fullrank.order.svmlight import JudgedDocument, JudgedSet, load_svmlight, read_svmlight
+    from fullrank.order.text_ranker import TextRanker, TextScorer
     from fullrank.order.ultr_losses import ips_pointwise, pairwise_softplus, sigmoid_loss, softmax_loss
     from fullrank.order.ultr_objectives import (
         DLA,
@@ -28,12 +44,6 @@ if TYPE_CHECKING:
         RegressionEM,
         make_objective,
     )
-    from fullrank.order.baidu_features import annotation_features, click_sessions_of, match_features, session_features
-    from fullrank.order.baidu_format import Annotation, MalformedLines, Session, ShownDocument, TokenText, read_baidu_annotations, read_baidu_sessions, write_baidu_annotations, write_baidu_sessions
-    from fullrank.order.lightgbm_ranker import LightGBMRanker
-    from fullrank.order.pdgd import PDGD, plackett_luce
-    from fullrank.order.svmlight import JudgedDocument, JudgedSet, load_svmlight, read_svmlight
-    from fullrank.order.text_ranker import TextRanker, TextScorer
     from fullrank.order.ultr_ranker import ULTRRanker
 
 __all__ = [
@@ -124,8 +134,16 @@ _LATER = {
         ),
         "ultr_objectives",
     ),
-    **dict.fromkeys(("annotation_features", "click_sessions_of", "match_features", "session_features"), "baidu_features"),
-    **dict.fromkeys(("Annotation", "MalformedLines", "Session", "ShownDocument", "TokenText", "read_baidu_annotations", "read_baidu_sessions", "write_baidu_annotations", "write_baidu_sessions"), "baidu_format"),
+    **dict.fromkeys(
+        ("annotation_features", "click_sessions_of", "match_features", "session_features"), "baidu_features",
+    ),
+    **dict.fromkeys(
+        (
+            "Annotation", "MalformedLines", "Session", "ShownDocument", "TokenText", "read_baidu_annotations",
+            "read_baidu_sessions", "write_baidu_annotations", "write_baidu_sessions",
+        ),
+        "baidu_format",
+    ),
     "LightGBMRanker": "lightgbm_ranker",
     **dict.fromkeys(("PDGD", "plackett_luce"), "pdgd"),
     **dict.fromkeys(("JudgedDocument", "JudgedSet", "load_svmlight", "read_svmlight"), "svmlight"),

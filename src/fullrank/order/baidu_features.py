@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -115,8 +116,8 @@ def _field_features(query: Sequence[int], field: Sequence[int]) -> list[float]:
     asked, found = set(query), set(field)
     common = len(asked & found)
     matches = [place for place, token in enumerate(field, 1) if token in asked]
-    neighbours = set(zip(query, query[1:], strict=False))
-    together = len(neighbours & set(zip(field, field[1:], strict=False)))
+    neighbours = set(pairwise(query))
+    together = len(neighbours & set(pairwise(field)))
     return [
         float(np.log1p(len(field))),
         common / max(len(asked), 1),

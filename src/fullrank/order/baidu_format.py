@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 Source = str | Path | Iterable[bytes]
 _DIVIDER = b"\x01"
@@ -368,8 +368,7 @@ def _lines(source: Source) -> Iterator[tuple[Iterable[bytes], str]]:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         try:
-            opened: IO[bytes] | gzip.GzipFile = gzip.open(file, "rb") if packed else file
-            yield opened, f"{source}, "
+            yield (gzip.GzipFile(fileobj=file) if packed else file), f"{source}, "
         except (EOFError, gzip.BadGzipFile) as error:
             raise ValueError(f"{source} is cut off or damaged ({error}); fetch it again") from error
 

@@ -148,7 +148,7 @@ class LightGBMRanker(ClickRanker):
         folder = Path(folder)
         path = folder / "ranker.json"
         if not path.exists():
-            raise FileNotFoundError(f"{folder} holds no ranker (ranker.json is missing); LightGBMRanker.save writes one")
+            raise FileNotFoundError(f"{folder} holds no ranker (ranker.json is missing); train one and save it")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
             kind, features = about["kind"], int(about["features"])
@@ -197,7 +197,7 @@ def gradient_and_curvature(
 
 
 class _Turns:
-    """What LightGBM asks before every tree: the objective learns from the scores, then the scores from the objective."""
+    """What LightGBM asks before every tree: the objective learns from the scores, then they from the objective."""
 
     def __init__(self, objective: Objective, clicks: torch.Tensor, mask: torch.Tensor, steps: int, lr: float) -> None:
         self.objective, self.clicks, self.mask, self.steps = objective.train(), clicks, mask, steps

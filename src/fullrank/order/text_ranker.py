@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -99,7 +100,7 @@ class TextScorer(nn.Module):
         super().__init__()
         if hidden % heads or hidden % 2:
             raise ValueError(f"hidden={hidden} is not accepted; an even multiple of heads={heads} is")
-        self.settings = {"layers": layers, "hidden": hidden, "heads": heads, "vocabulary": vocabulary}
+        self.settings: dict[str, Any] = {"layers": layers, "hidden": hidden, "heads": heads, "vocabulary": vocabulary}
         self.settings |= {"length": length, "dropout": dropout}
         library = require("transformers", "order")
         config = library.BertConfig(
@@ -121,7 +122,7 @@ class TextScorer(nn.Module):
         self.word_bias = nn.Parameter(torch.zeros(vocabulary))
         self.click = nn.Linear(hidden, 1)
         widths = (hidden, *_HEAD)
-        steps = [(nn.Linear(a, b), nn.ELU(), nn.Dropout(dropout)) for a, b in zip(widths, widths[1:], strict=False)]
+        steps = [(nn.Linear(a, b), nn.ELU(), nn.Dropout(dropout)) for a, b in pairwise(widths)]
         self.relevance = nn.Sequential(*(module for step in steps for module in step), nn.Linear(_HEAD[-1], 1))
 
     def forward(self, tokens: TokenBatch) -> Float[Tensor, " documents"]:
@@ -203,21 +204,25 @@ class TextRanker:
         self.warm_up, self.weight_decay, self.clip_norm = warm_up, weight_decay, clip_norm
         self.losses: list[float] = []
 
-    def pretrain(self, sessions: Iterable[Session], steps: int, lr: float = 2e-6) -> TextRanker:
+    def pretrain(self, sessions: Iterable[Session], steps: int, lr: float = 2e-6, share: float = 0.1) -> TextRanker:
         """Learn words and clicks together, from documents of sessions.
 
         Args:
             sessions: such as `read_baidu_sessions` gives; a list is gone through again until the steps are done.
             steps: batches.
             lr: the highest learning rate.
+            share: of the words that are masked, 0 to 1; at 0 clicks alone are learned.
 
         Raises:
-            ValueError: no step, or no session with a document.
+            ValueError: no step, no session with a document, or a share outside [0, 1].
         """
+
+        if not 0 <= share <= 1:
+            raise ValueError(f"share={share} is not accepted; it lies in [0, 1]")
 
         def loss(batch: list[Session]) -> Tensor:
             tokens, clicks, mask = self._lists(batch)
-            guess, clicked = self.scorer.pretraining_losses(tokens, clicks[mask])
+            guess, clicked = self.scorer.pretraining_losses(tokens, clicks[mask], share)
             return guess + clicked
 
         return self._train(self._batches(sessions), loss, list(self.scorer.parameters()), steps, lr)

@@ -31,7 +31,9 @@ PAPER = Paper(
         "here."
     ),
     methods=(
-        "fullrank.order.ultr_ranker.ULTRRanker",
+        "fullrank.order.ULTRRanker",
+        "fullrank.order.LightGBMRanker",
+        "fullrank.order.TextRanker",
         "fullrank.order.DLA",
         "fullrank.order.IPS",
         "fullrank.order.simulate_clicks",
@@ -41,11 +43,13 @@ PAPER = Paper(
         "fullrank.order.Cascade",
         "fullrank.order.DCM",
         "fullrank.order.DBN",
+        "fullrank.order.PDGD",
+        "fullrank.order.read_baidu_sessions",
         "fullrank.order.benchmark_table",
     ),
     usage="""\
 import numpy as np
-from fullrank.order.ultr_ranker import ULTRRanker
+from fullrank.order import ULTRRanker
 
 rng = np.random.default_rng(0)
 X, clicks = rng.normal(size=(600, 5)), rng.random(600) < 0.2  # a row a document, in the order that was shown
