@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import socket
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -18,71 +16,10 @@ from fullrank.search.answers import BasicRAG
 from fullrank.search.language_model import LanguageModel, Measured
 from fullrank.search.server_model import ServerModel
 
+from .fake_server import serving
+
 pytest.importorskip("openai")
 KEY = "sk-very-secret"
-
-
-class FakeServer(ThreadingHTTPServer):
-    """Answers with what `reply(request)` gives: a status, headers, and a body."""
-
-    daemon_threads = True
-
-    def __init__(self, reply):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply = reply
-        self.requests: list[dict] = []
-        self.now = self.most = 0
-        self.lock = threading.Lock()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        server = self.server
-        length = int(self.headers.get("Content-Length", 0))
-        body = json.loads(self.rfile.read(length)) if length else {}
-        request = {"path": self.path, "key": self.headers.get("Authorization"), **body}
-        request["account"] = self.headers.get("OpenAI-Organization")
-        with server.lock:
-            server.requests.append(request)
-            server.now += 1
-            server.most = max(server.most, server.now)
-        try:
-            status, headers, content = server.reply(request)
-        finally:
-            with server.lock:
-                server.now -= 1
-        content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        try:
-            self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **headers}.items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(content)
-        except OSError:  # the client is gone: that is what a test of time-outs is about
-            self.close_connection = True
-
-    def do_GET(self):
-        self.do_POST()
-
-    def log_message(self, *words):
-        pass
-
-
-@contextmanager
-def serving(reply):
-    server = FakeServer(reply)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def said(text):
@@ -101,7 +38,7 @@ def echo(request):
 
 @contextmanager
 def asking(server, **options):
-    model = ServerModel(server.url, "m", **{"retries": 0, **options})
+    model = ServerModel(f"{server.url}/v1", "m", **{"retries": 0, **options})
     try:
         yield model
     finally:
@@ -298,12 +235,12 @@ def test_a_key_that_is_not_accepted():
 def test_the_only_model_needs_no_name(names, complaint):
     offered = {"object": "list", "data": [{"id": n, "object": "model", "created": 0, "owned_by": "o"} for n in names]}
     with serving(lambda request: (200, {}, offered)) as server:
-        model = ServerModel(server.url, retries=0)
+        model = ServerModel(f"{server.url}/v1", retries=0)
         with pytest.raises(ValueError, match=complaint):
             model.complete(["a"])
         model.close()
         offered["data"] = [{"id": "only", "object": "model", "created": 0, "owned_by": "o"}]
-        model = ServerModel(server.url, retries=0)
+        model = ServerModel(f"{server.url}/v1", retries=0)
         assert model.model == "only"
         model.close()
 
@@ -311,7 +248,7 @@ def test_the_only_model_needs_no_name(names, complaint):
 @pytest.mark.parametrize("content", [b"<html>log in</html>", [1], {"data": [1]}, "no", {"data": None}])
 def test_names_that_cannot_be_read(content):
     with serving(lambda request: (200, {}, content)) as server:
-        model = ServerModel(server.url, retries=0)
+        model = ServerModel(f"{server.url}/v1", retries=0)
         with pytest.raises((RuntimeError, ValueError), match=r"cannot be read|offers the models none"):
             model.complete(["a"])
         model.close()

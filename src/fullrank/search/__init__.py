@@ -33,6 +33,7 @@ from fullrank.search.learned_sparse import SpladeEncoder, TokenWeightEncoder, sp
 from fullrank.search.learned_sparse_retriever import LearnedSparseRetriever
 from fullrank.search.listwise import SlidingWindowReranker, TournamentReranker
 from fullrank.search.local_model import TransformersModel
+from fullrank.search.opensearch import OpenSearchRetriever
 from fullrank.search.pairwise import PairwiseReranker
 from fullrank.search.peer_processes import ProcessNetwork
 from fullrank.search.peer_scenarios import Timeline
@@ -40,6 +41,7 @@ from fullrank.search.peer_simulation import P2PSimulation
 from fullrank.search.peer_store import PeerStore
 from fullrank.search.pointwise import PointwiseReranker
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever
+from fullrank.search.qdrant import QdrantRetriever
 from fullrank.search.react import ReActRAG
 from fullrank.search.rerankers import RERANKERS, rerank_run, reranker
 from fullrank.search.run import Qrels, Run
@@ -99,7 +101,9 @@ __all__ = [
     "HybridRetriever",
     "InContextRALM",
     "LanguageModel",
+    "OpenSearchRetriever",
     "LearnedSparseRetriever",
+    "QdrantRetriever",
     "Qrels",
     "Queries",
     "Ranking",

@@ -13,7 +13,7 @@ from fullrank._optional import require
 
 _SPACELESS = "\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _PIECE = re.compile(rf"[{_SPACELESS}]+|[^\W{_SPACELESS}]+")
-_STEMMERS = {
+STEMMERS = {
     "ar": "arabic", "da": "danish", "de": "german", "el": "greek", "en": "porter", "es": "spanish", "fi": "finnish",
     "fr": "french", "hu": "hungarian", "it": "italian", "nl": "dutch", "no": "norwegian", "pt": "portuguese",
     "ro": "romanian", "ru": "russian", "sv": "swedish", "tr": "turkish",
@@ -39,8 +39,8 @@ class Analyzer:
     min_length: int = 2
 
     def __post_init__(self) -> None:
-        if self.stemming is not None and self.stemming not in _STEMMERS:
-            raise ValueError(f"stemming={self.stemming!r} is not known; accepted: {', '.join(_STEMMERS)}, or None")
+        if self.stemming is not None and self.stemming not in STEMMERS:
+            raise ValueError(f"stemming={self.stemming!r} is not known; accepted: {', '.join(STEMMERS)}, or None")
         self.__dict__["_excluded"] = self._stopwords()
 
     def terms(self, text: str) -> list[str]:
@@ -65,7 +65,7 @@ class Analyzer:
     def _stemmer(self) -> Any:
         if self.stemming is None:
             return None
-        return require("Stemmer", "search").Stemmer(_STEMMERS[self.stemming])
+        return require("Stemmer", "search").Stemmer(STEMMERS[self.stemming])
 
     _excluded: frozenset[str] = frozenset()
 

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from fullrank._optional import require
 from fullrank.search.language_model import before, estimated_tokens
+from fullrank.search.run import at_least_one
+from fullrank.search.server import Failure, Server
 
 _OPENAI = "api.openai.com"
 
@@ -51,24 +53,25 @@ class ServerModel:
         max_input_tokens: int | None = None,
     ) -> None:
         self._openai: Any = require("openai", "servers")
-        address = urlsplit(base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError(f"base_url={base_url!r} is no address; accepted: such as http://localhost:8000/v1")
-        for name, value, least in (
-            ("timeout", timeout, 1e-3),
-            ("retries", retries, 0),
-            ("concurrency", concurrency, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value} is not accepted; {least} or more is needed")
+        at_least_one(concurrency, "concurrency")
+        self._at_openai = urlsplit(base_url).hostname == _OPENAI
+        variable = "OPENAI_API_KEY" if self._at_openai else "FULLRANK_API_KEY"
+        self._key = api_key or os.environ.get(variable, "")
+        self._server = Server(
+            base_url,
+            timeout,
+            retries,
+            secret=self._key,
+            remedy=f"api_key=..., or the environment variable {variable}",
+            argument="base_url",
+            example="http://localhost:8000/v1",
+        )
         self.base_url, self.chat, self.timeout = base_url, chat, timeout
         self.retries, self.concurrency, self.max_input_tokens = retries, concurrency, max_input_tokens
-        self._at_openai = address.hostname == _OPENAI
         self._model = model
-        self._key = api_key or os.environ.get("OPENAI_API_KEY" if self._at_openai else "FULLRANK_API_KEY", "")
 
     def __repr__(self) -> str:
-        return f"ServerModel({self.base_url!r}, model={self._model!r})"
+        return f"ServerModel({self._server.url!r}, model={self._model!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a ServerModel holds a key and connections, and cannot be copied or pickled: make another one")
@@ -85,7 +88,7 @@ class ServerModel:
             offered = self._ask(lambda client: [entry.id for entry in client.models.list()])
             if len(offered) != 1:
                 names = ", ".join(offered[:10]) or "none"
-                raise ValueError(f"{self.base_url} offers the models {names}; name one of them: model=...")
+                raise ValueError(f"{self._server.url} offers the models {names}; name one of them: model=...")
             self._model = offered[0]
         return self._model
 
@@ -159,7 +162,7 @@ class ServerModel:
             text = None
         if not isinstance(text, str):
             raise RuntimeError(
-                f"{self.base_url} answered with something that is no completion; does it speak OpenAI's protocol "
+                f"{self._server.url} answered with something that is no completion; does it speak OpenAI's protocol "
                 f"({'chat/completions' if self.chat else 'completions'})?"
             )
         return text
@@ -170,30 +173,11 @@ class ServerModel:
         try:
             return request(self._client)
         except openai.APITimeoutError:
-            raise TimeoutError(
-                f"{self.base_url} gave no answer within {self.timeout} s, asked {self.retries + 1} times; try again, "
-                f"or allow more: timeout=..."
-            ) from None
+            failure = Failure("time-out")
         except openai.APIConnectionError as error:
-            raise ConnectionError(
-                f"{self.base_url} is out of reach ({error.__cause__ or 'no connection'}); is the server running, and "
-                f"is the address right?"
-            ) from None
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise PermissionError(
-                f"{self.base_url} does not accept the key ({error.status_code}); give another one: api_key=..., or the "
-                f"environment variable {'OPENAI_API_KEY' if self._at_openai else 'FULLRANK_API_KEY'}"
-            ) from None
+            failure = Failure("connection", str(error.__cause__ or ""))
         except openai.APIStatusError as error:
-            raise RuntimeError(f"{self.base_url} refused with {error.status_code}: {self._said(error)}") from None
-        except (
-            openai.OpenAIError,
-            ValueError,
-            AttributeError,
-            TypeError,
-        ) as error:  # its answer is no JSON, or another
-            raise RuntimeError(f"{self.base_url} gave an answer that cannot be read: {self._said(error)}") from None
-
-    def _said(self, error: Exception) -> str:
-        text = " ".join(str(error).split())[:300]
-        return text.replace(self._key, "***") if self._key else text
+            failure = Failure("status", str(error), error.status_code)
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # no JSON, or another
+            failure = Failure("unreadable", str(error))
+        raise self._server.error(failure)
