@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -52,6 +53,14 @@ def timed(call: Callable[[], object]) -> float:
 def seconds(value: float) -> str:
     """0.00123 -> "1.23 ms"."""
     return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
+
+
+def status(field: str) -> int:
+    """A field of /proc/self/status, such as VmHWM, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"/proc/self/status has no {field}: this benchmark needs Linux")
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors.torch import save_file
 
-from _timing import seconds, show
+from _timing import seconds, show, status
 
 MIB = 1 << 20
 SHARD = 512 * MIB
@@ -75,14 +75,6 @@ def write_checkpoint(folder: Path, dtype: torch.dtype, width: int, inner: int, v
     config = {"model_type": "llama", "num_attention_heads": width // 128, "num_key_value_heads": width // 128}
     (folder / "config.json").write_text(json.dumps(config))
     return largest
-
-
-def status(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"/proc/self/status has no {field}: this benchmark needs Linux")
 
 
 def measure(folder: Path) -> tuple[int, float, int, int]:
