@@ -57,3 +57,16 @@ def test_files_are_not_lost_and_inputs_are_needed(tmp_path):
     assert (tmp_path / "kept.onnx").read_text() == "mine"
     with pytest.raises(ValueError, match="has no inputs"):
         export_onnx(nn.Linear(2, 2), tmp_path / "new.onnx", {})
+
+
+def test_a_file_of_that_name_beside_it_is_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("fullrank.compress.onnx_export._ONE_FILE", 0)  # every model's weights get a file of their own
+    model, example = nn.Linear(40, 40), {"input": torch.ones(1, 40)}
+    weights = tmp_path / "model.onnx.data"
+    weights.write_text("mine")
+    with pytest.raises(FileExistsError, match="overwrite=True") as refused:
+        export_onnx(model, tmp_path / "model.onnx", example)
+    assert refused.value.filename == str(weights)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("model.onnx.data", "mine")]
+    file = export_onnx(model, tmp_path / "model.onnx", example, overwrite=True)
+    torch.testing.assert_close(torch.from_numpy(run(file, example)), model(**example).detach())

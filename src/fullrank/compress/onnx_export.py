@@ -46,24 +46,33 @@ def export_onnx(
     Raises:
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
         ValueError: no inputs, or a file that computes something else.
-        FileExistsError: the file exists and `overwrite` is not set.
+        FileExistsError: the file, or the one for its weights, exists and `overwrite` is not set.
     """
     for library in ("onnx", "onnxscript", "onnxruntime"):
         require(library, "onnx")
     path = Path(path)
     if not example:
         raise ValueError("example={} has no inputs: give tensors by the names of forward's parameters")
-    if path.exists() and not overwrite:
-        raise FileExistsError(17, "File exists; name another one, or set overwrite=True", str(path))
+    if not overwrite:
+        _refuse(path)
     dense = _dense(model).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         made = Path(folder) / path.name
         _export(dense, made, example)
         _compare(dense, made, example, tolerance)
-        for file in sorted(Path(folder).iterdir(), reverse=True):  # the model's file last, after its weights
+        files = sorted(Path(folder).iterdir(), reverse=True)  # the model's file last, after its weights
+        for file in files:
+            if not overwrite:
+                _refuse(path.parent / file.name)
+        for file in files:
             file.replace(path.parent / file.name)
     return path
+
+
+def _refuse(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(17, "File exists; name another one, or set overwrite=True", str(path))
 
 
 def _dense(model: nn.Module) -> Any:
