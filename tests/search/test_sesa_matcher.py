@@ -26,7 +26,7 @@ def pairs(count=60, seed=0):
 def test_it_matches_and_says_why():
     a, b, kinds, targets = pairs()
     matcher = SESAMatcher(CONCEPTS, embedding=16, epochs=120, min_count=1, lam=2.0)
-    matcher.fit(a, b, y=kinds, concepts_a=targets)
+    matcher.fit(a, b, groups=kinds, concepts_a=targets)
     assert matcher.losses_[-1] < matcher.losses_[0]
     assert matcher.get_feature_names_out().tolist() == CONCEPTS
     vectors = matcher.transform(a)
@@ -39,7 +39,7 @@ def test_it_matches_and_says_why():
     ranking = matcher.rerank("judge", [Document("x", "piano song"), Document("y", "court trial")])
     assert ranking.documents[0].id == "y"
     assert isinstance(matcher, Reranker)
-    again = clone(matcher).fit(a, b, y=kinds, concepts_a=targets)
+    again = clone(matcher).fit(a, b, groups=kinds, concepts_a=targets)
     assert np.array_equal(again.transform(a), vectors)
 
 

@@ -25,17 +25,24 @@ PAPER = Paper(
         "LinkedIn data it matches the best models of its time."
     ),
     methods=(
-        "fullrank.search.sesa_matcher.SESAMatcher",
-        "fullrank.search.explicit_semantics.ESA",
+        "fullrank.search.SESAMatcher",
+        "fullrank.search.SESA",
+        "fullrank.search.SESAReranker",
+        "fullrank.search.ESA",
     ),
     usage="""\
 import numpy as np
-from fullrank.search.sesa_matcher import SESAMatcher
+from fullrank.search import SESAMatcher, reranker
 
 jobs, people = ["weld steel", "judge trial"] * 20, ["forge steel", "court trial"] * 20
 concepts = np.eye(2)[[0, 1] * 20]                      # of every job, on the named axes
 matcher = SESAMatcher(["metal", "law"], embedding=16, min_count=1).fit(jobs, people, concepts_a=concepts)
 print(matcher.rank(["weld steel"], ["court judge", "forge steel"], k=1))
+for concept, contribution, *values in matcher.explain("weld steel", "forge steel"):
+    print(concept, contribution)                       # all of them sum to the score
+
+folder = matcher.save_pretrained("skills")             # then, over files:
+best = reranker("sesa", folder)                        # fullrank rerank ... --method sesa --model skills --why
 """,
     notes=(
         "The model section could not be read; the network is a design from the abstract, explicit semantic "
@@ -161,15 +168,17 @@ def study(trial: Trial) -> None:
     faithful, _ = runs.summary({"SESA": "SESA"}, "faithful")
     trial.measure("explanations-are-faithful", {"SESA": faithful["SESA"], "chance": 1 / 35})
     rows = [
-        {"model": name, "MRR": runs.summary([name], "MRR")[0][name], "spread": runs.summary([name], "MRR")[1][name],
-         "nDCG@10": runs.summary([name], "nDCG@10")[0][name], "fidelity": runs.summary([name], "fidelity")[0][name]}
-        for name in settings
-    ]  # fmt: skip
-    rows += [
-        {"model": name, "MRR": mean_plain[name], "spread": spread_plain[name],
-         "nDCG@10": plain.summary([name], "nDCG@10")[0][name], "fidelity": plain.summary([name], "fidelity")[0][name]}
-        for name in ("TF-IDF", "ESA")
-    ]  # fmt: skip
+        {
+            "model": name,
+            "MRR": summary([name], "MRR")[0][name],
+            "spread": summary([name], "MRR")[1][name],
+            "nDCG@10": summary([name], "nDCG@10")[0][name],
+            "fidelity": summary([name], "fidelity")[0][name],
+            "fidelity without first component": summary([name], "partial")[0][name],
+        }
+        for summary, names in ((runs.summary, list(settings)), (plain.summary, ["TF-IDF", "ESA"]))
+        for name in names
+    ]
     trial.table("models", rows)
 
 
@@ -227,7 +236,8 @@ def _run(
 ) -> dict[str, float]:
     import numpy as np
 
-    from fullrank.search.sesa_matcher import SESAMatcher
+    from fullrank.search import SESAMatcher
+    from fullrank.search.sesa_training import fidelity
 
     options = settings[name]
     train, test, jobs, profiles = _split(occupations, held, seed)
@@ -253,7 +263,8 @@ def _run(
     truth = targets[test][:, : len(skills)]
     return {
         **_ranked(occupations, test, places),
-        "fidelity": _correlation(values, truth),
+        "fidelity": fidelity(values, truth),
+        "partial": _without_first_component(values, truth),
         "faithful": _faithful(matcher, a, b, values) if name == "SESA" else 0.0,
     }
 
@@ -309,12 +320,16 @@ def _ranked(occupations: list[dict[str, Any]], test: list[int], places: Any) -> 
     return {"MRR": evaluate(own, run, "RR")["RR"], "nDCG@10": evaluate(graded, run, "nDCG@10")["nDCG@10"]}
 
 
-def _correlation(values: Any, truth: Any) -> float:
-    """Mean over skills of the correlation of predicted values with importances."""
+def _without_first_component(values: Any, truth: Any) -> float:
+    """Fidelity of what the first principal component of the truth leaves of both: importances move together."""
     import numpy as np
 
-    v, t = values - values.mean(0), truth - truth.mean(0)
-    return float(((v * t).sum(0) / np.maximum(np.sqrt((v**2).sum(0) * (t**2).sum(0)), 1e-12)).mean())
+    from fullrank.search.sesa_training import fidelity
+
+    centred = truth - truth.mean(0)
+    first = np.linalg.svd(centred, full_matrices=False)[0][:, :1]
+    left = [matrix - first @ (first.T @ matrix) for matrix in (values - values.mean(0), centred)]
+    return fidelity(*left)
 
 
 def _faithful(matcher: Any, a: list[str], b: list[str], values: Any) -> float:
@@ -343,13 +358,14 @@ def _unsupervised(occupations: list[dict[str, Any]], held: int, name: str, seed:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
 
-    from fullrank.search.explicit_semantics import ESA
+    from fullrank.search import ESA
+    from fullrank.search.sesa_training import fidelity
 
     train, test, jobs, profiles = _split(occupations, held, seed)
     skills = list(occupations[0]["skills"])
     targets = np.array([[o["skills"][skill] for skill in skills] for o in occupations])
     a, b = ([" ".join(side[n]) for n in test] for side in (jobs, profiles))
-    fidelity = 0.0
+    found = {"fidelity": 0.0, "partial": 0.0}
     if name == "TF-IDF":
         vectorizer = TfidfVectorizer(sublinear_tf=True, stop_words="english")
         vectorizer.fit([" ".join(occupations[n]["tasks"]) for n in train])
@@ -358,10 +374,11 @@ def _unsupervised(occupations: list[dict[str, Any]], held: int, name: str, seed:
         centred = targets[train] - targets[train].mean(0)
         esa = ESA(skills).fit([" ".join(occupations[n]["tasks"]) for n in train], np.maximum(centred, 0))
         va, vb = esa.transform(a), esa.transform(b)
-        fidelity = _correlation(va.toarray(), targets[test])
+        values = va.toarray()
+        found = {"fidelity": fidelity(values, targets[test]), "partial": _without_first_component(values, targets[test])}
     first: Any = normalize(va)
     second: Any = normalize(vb)
     similarities: Any = first @ second.T
     scores = similarities.toarray()
     places = np.argsort(-scores, axis=1, kind="stable")
-    return {**_ranked(occupations, test, places), "fidelity": fidelity}
+    return {**_ranked(occupations, test, places), **found}

@@ -27,6 +27,11 @@ class ESA(TransformerMixin, BaseEstimator):
         self.top = top
         self.max_features = max_features
 
+    def __sklearn_tags__(self) -> Any:
+        tags: Any = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        return tags
+
     def fit(self, texts: Sequence[str], weights: Any = None) -> ESA:
         """Learn the concepts' vectors.
 
@@ -36,8 +41,10 @@ class ESA(TransformerMixin, BaseEstimator):
                 texts. Without, every text is a concept.
 
         Raises:
-            ValueError: no texts, weights of another shape, or another number of names than of concepts.
+            ValueError: no texts, weights of another shape, another number of names than of concepts, or `top` below 1.
         """
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top={self.top} is not accepted; a whole number from 1 on, or None for all")
         if not len(texts):
             raise ValueError("texts=[] leaves nothing to learn from; give at least one")
         self.vectorizer_ = TfidfVectorizer(max_features=self.max_features, sublinear_tf=True, stop_words="english")
@@ -67,8 +74,11 @@ class ESA(TransformerMixin, BaseEstimator):
 
 
 def _largest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
-    dense = matrix.toarray()
-    if count < dense.shape[1]:
-        least = np.partition(dense, -count, axis=1)[:, -count][:, None]
-        dense[dense < least] = 0
-    return sparse.csr_matrix(dense)
+    """The `count` largest values of every row; of equal ones, those of the first columns."""
+    rows: Any = matrix
+    each = np.diff(rows.indptr)
+    order = np.lexsort((rows.indices, -rows.data, np.repeat(np.arange(len(each)), each)))
+    places = np.arange(len(order)) - np.repeat(rows.indptr[:-1], each)
+    kept = order[places < count]
+    starts = np.concatenate([[0], np.minimum(each, count).cumsum()])
+    return sparse.csr_matrix((rows.data[kept], rows.indices[kept], starts), shape=rows.shape)

@@ -26,6 +26,7 @@ from fullrank.search.pointwise import PointwiseReranker
 from fullrank.search.protocols import Document, Queries, Ranking, Reranker, named
 from fullrank.search.query_likelihood import QueryLikelihoodScorer
 from fullrank.search.run import Run, at_least_one
+from fullrank.search.sesa_reranker import SESAReranker
 
 _PAIRS = 4096  # that a scorer gets together
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -87,6 +88,7 @@ RERANKERS: dict[str, Callable[..., Reranker]] = {
     "listt5": _tournament,
     "lit5": _windows(_fusion),
     "in-context": _pointwise(InContextScorer),
+    "sesa": SESAReranker,
 }
 
 #: Further names that users know, such as those of Rankify.

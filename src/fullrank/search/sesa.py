@@ -5,27 +5,25 @@ h = encoder(x), z = W h + b, v = a(z), s(a, b) = exp(g) cos(v_a, v_b) + c. Every
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import nan
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from fullrank._files import write_bytes, write_json
-from fullrank.search.concept_head import ConceptHead, HeadKind
-from fullrank.search.text_encoders import Cell, Pooling, RecurrentEncoder, StatesEncoder, VectorEncoder, Vocabulary
+from fullrank.search.concept_head import ConceptHead
+from fullrank.search.sesa_checkpoint import check_fits, check_order, read_checkpoint, write_checkpoint
+from fullrank.search.sesa_config import SESAConfig, checked, checked_names, checked_weights
+from fullrank.search.text_encoders import RecurrentEncoder, StatesEncoder, VectorEncoder, Vocabulary
 
-Activation = Literal["linear", "sigmoid", "relu"]
-SpaceSimilarity = Literal["cosine", "dot"]
 _LARGEST_SCALE = 4.6
 _EPS = 1e-12
-_FORMAT = 1
+_WEIGHT_ONE = 0.5413248546129181  # softplus of it is 1
 
 
 class Comparison(NamedTuple):
@@ -36,6 +34,7 @@ class Comparison(NamedTuple):
         cosine: of the explicit vectors, (A, B); of "dot" their product.
         logits_a, logits_b: z, before the activation.
         explicit_a, explicit_b: v, with known concepts.
+        hidden_a, hidden_b: h, of the encoder.
     """
 
     scores: Float[Tensor, "A B"]
@@ -44,6 +43,8 @@ class Comparison(NamedTuple):
     logits_b: Float[Tensor, "B K"]
     explicit_a: Float[Tensor, "A K"]
     explicit_b: Float[Tensor, "B K"]
+    hidden_a: Float[Tensor, "A H"]
+    hidden_b: Float[Tensor, "B H"]
 
 
 class Contribution(NamedTuple):
@@ -60,26 +61,19 @@ class Contribution(NamedTuple):
     value_a: float
     value_b: float
 
+    @property
+    def shared_absence(self) -> bool:
+        """Whether it raises the score because both texts lack the concept."""
+        return self.value_a < 0 and self.value_b < 0
 
-@dataclass(frozen=True)
-class SESAConfig:
-    """What a SESA is built from; see `SESA`."""
 
-    vocab_size: int | None = None
-    embedding: int = 128
-    cell: Cell = "lstm"
-    hidden: int = 128
-    bidirectional: bool = True
-    pooling: Pooling = "mean"
-    separate: bool = False
-    head: HeadKind = "dense"
-    rank: int = 64
-    activation: Activation = "linear"
-    similarity: SpaceSimilarity = "cosine"
-    latent: int = 0
-    sparsity: int | None = None
-    dropout: float = 0.1
-    max_length: int = 512
+class _Side(NamedTuple):
+    """What one batch of texts becomes on the way to its scores: h, z, v, and the vector that is compared."""
+
+    hidden: Tensor
+    logits: Tensor
+    explicit: Tensor
+    compared: Tensor
 
 
 class SESA(nn.Module):
@@ -92,6 +86,7 @@ class SESA(nn.Module):
             object with `encode(texts)` (sentence-transformers), which is not trained.
         encoder_width: size of that encoder's vectors.
         vocabulary: to give texts in place of token ids.
+        tokenizer: of transformers, to give texts to a transformers encoder.
         embedding: size of token vectors.
         cell: "lstm", "gru", or "none" for the mean of token vectors.
         hidden: of the cell, for each direction.
@@ -102,13 +97,16 @@ class SESA(nn.Module):
         rank: of the factorized head.
         activation: "linear", "sigmoid" (the concept applies), or "relu".
         similarity: "cosine", or "dot".
+        weights: w of the concepts in the similarity, such as inverse document frequencies, for frequent concepts would
+            dominate it; or "learned". Default 1 each.
         latent: free dimensions beside the concepts.
         sparsity: only so many of the largest values of every text are kept.
         dropout: of the token vectors.
         max_length: tokens read of a text.
 
     Raises:
-        ValueError: no concepts, one twice, an unknown option, or neither a vocabulary size nor an encoder.
+        ValueError: no concepts, one twice, an unknown option, weights of another number, or neither a vocabulary size
+            nor an encoder.
         TypeError: a concept that is not text.
     """
 
@@ -120,13 +118,15 @@ class SESA(nn.Module):
         encoder: Any = None,
         encoder_width: int | None = None,
         vocabulary: Vocabulary | None = None,
+        tokenizer: Any = None,
+        weights: Sequence[float] | Literal["learned"] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         size = vocab_size if vocabulary is None else len(vocabulary)
-        self.config = _checked(SESAConfig(size, **options))
-        self.vocabulary = vocabulary
-        self.concept_names = tuple(_checked_names(concepts))
+        self.config = checked(SESAConfig(size, **options))
+        self.vocabulary, self.tokenizer = vocabulary, tokenizer
+        self.concept_names = tuple(checked_names(concepts))
         first = self._encoder(encoder, encoder_width)
         self.encoder = first
         self.encoder_b = self._encoder(None, None) if self.config.separate else None
@@ -135,14 +135,28 @@ class SESA(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))
         self.bias = nn.Parameter(torch.tensor(0.0))
         self.known_weight = nn.Parameter(torch.tensor(1.0))
-        self.register_buffer("concept_mean", torch.zeros(len(self.concept_names)))
-        self.register_buffer("concept_deviation", torch.ones(len(self.concept_names)))
+        K = len(self.concept_names)
+        self.register_buffer("concept_mean", torch.zeros(K))
+        self.register_buffer("concept_deviation", torch.ones(K))
+        learned = isinstance(weights, str)
+        self.register_buffer("given_weights", None if weights is None or learned else checked_weights(weights, K))
+        self.learned_weights = nn.Parameter(torch.full((K,), _WEIGHT_ONE)) if learned else None
+        if learned and weights != "learned":
+            raise ValueError(f'weights={weights!r} is not accepted; "learned", a number for each concept, or None')
         self.truncated = 0
 
     @property
     def scale(self) -> Tensor:
         """exp(g), at most exp(4.6)."""
         return self.log_scale.clamp(max=_LARGEST_SCALE).exp()
+
+    @property
+    def weights(self) -> Tensor | None:
+        """w, positive, (K,); None if all are 1."""
+        if self.learned_weights is not None:
+            return nn.functional.softplus(self.learned_weights)
+        given: Any = self.given_weights
+        return given
 
     # --- encoding ------------------------------------------------------------------------------------------------
 
@@ -154,11 +168,14 @@ class SESA(nn.Module):
         if isinstance(encoder, VectorEncoder):
             if isinstance(texts, Tensor):
                 raise TypeError("this SESA has an encoder of texts: give texts, not token ids")
-            return encoder(list(texts)), torch.tensor([not text.strip() for text in texts], device=self.bias.device)
-        tokens = texts if isinstance(texts, Tensor) else self.tokens(texts)
-        mask = tokens != 0 if mask is None else mask.bool()
-        tokens, mask = self._cut(tokens, mask)
-        return encoder(tokens, mask), ~mask.any(1)
+            return encoder(list(texts)), self._blank(texts)
+        if isinstance(texts, Tensor):
+            tokens, present, blank = self._here(texts), texts != 0 if mask is None else mask.bool(), None
+        else:
+            (tokens, present), blank = self._tokenized(texts), self._blank(texts)
+        tokens, present = self._cut(tokens, present)
+        empty = ~present.any(1)
+        return encoder(tokens, present), empty if blank is None else empty | blank
 
     def logits(
         self, texts: Int[Tensor, "batch tokens"] | Sequence[str], mask: Tensor | None = None, side: str = "a"
@@ -197,9 +214,7 @@ class SESA(nn.Module):
         Raises:
             ValueError: there is no vocabulary.
         """
-        if self.vocabulary is None:
-            raise ValueError("this SESA has no vocabulary: give token ids, or SESA(vocabulary=...)")
-        return self.vocabulary.tokens(texts).to(self.bias.device)
+        return self._tokenized(texts)[0]
 
     def concept_values(self, text: str) -> dict[str, float]:
         """Every concept's value for a text, largest first; in deviations from the mean where training standardised."""
@@ -215,23 +230,42 @@ class SESA(nn.Module):
 
     def compare(self, a: Any, b: Any, known_a: Tensor | None = None, known_b: Tensor | None = None) -> Comparison:
         """Scores, and what they are made of; see `encode`."""
-        (h_a, empty_a), (h_b, empty_b) = self.hidden(a, side="a"), self.hidden(b, side="b")
-        z_a, z_b = self.head(h_a), self.head(h_b)
-        v_a, v_b = self._explicit(z_a, empty_a, known_a), self._explicit(z_b, empty_b, known_b)
-        near = self.similarity(self._space(v_a, h_a, empty_a), self._space(v_b, h_b, empty_b))
-        return Comparison(self._score(near), near, z_a, z_b, v_a, v_b)
+        first, second = self._side(a, known_a, "a"), self._side(b, known_b, "b")
+        near = self.similarity(first.compared, second.compared)
+        return Comparison(
+            self.score(near), near, first.logits, second.logits, first.explicit, second.explicit, first.hidden,
+            second.hidden,
+        )  # fmt: skip
 
-    def similarity(self, a: Float[Tensor, "A K"], b: Float[Tensor, "B K"]) -> Float[Tensor, "A B"]:
-        """Cosines, or products, of vectors; 0 for a zero vector."""
+    def compared(self, texts: Any, known: Tensor | None = None, side: str = "a") -> Float[Tensor, "batch D"]:
+        """The vectors that `similarity` compares: v times the root of w, and behind it the free dimensions."""
+        return self._side(texts, known, side).compared
+
+    def similarity(self, a: Float[Tensor, "A D"], b: Float[Tensor, "B D"]) -> Float[Tensor, "A B"]:
+        """Cosines, or products, of vectors; 0 for a zero vector.
+
+        Raises:
+            ValueError: the sides differ in device or in the type of their numbers.
+        """
+        _check_alike(a, b)
         if self.config.similarity == "dot":
             return a @ b.mT
-        return _unit(a) @ _unit(b).mT
+        return unit(a) @ unit(b).mT
 
-    def contributions(self, a: Float[Tensor, "A K"], b: Float[Tensor, "A K"]) -> Float[Tensor, "A K"]:
-        """What every concept adds to the scores of pairs; they sum to s - c."""
+    def score(self, near: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """s of similarities: exp(g) cos + c, or the product + c."""
+        return near + self.bias if self.config.similarity == "dot" else self.scale * near + self.bias
+
+    def contributions(self, a: Float[Tensor, "A D"], b: Float[Tensor, "A D"]) -> Float[Tensor, "A D"]:
+        """What every dimension adds to the scores of pairs of `compared` vectors; it all sums to s - c.
+
+        Raises:
+            ValueError: see `similarity`.
+        """
+        _check_alike(a, b)
         if self.config.similarity == "dot":
             return a * b
-        return self.scale * _unit(a) * _unit(b)
+        return self.scale * unit(a) * unit(b)
 
     @torch.no_grad()
     def explain(
@@ -252,12 +286,17 @@ class SESA(nn.Module):
             top: how many; all if there are fewer.
             known_a: see `encode`.
             known_b: see `encode`.
+
+        Raises:
+            ValueError: another number of texts on one side, or `top` below 1.
         """
-        (h_a, empty_a), (h_b, empty_b) = self.hidden(a, side="a"), self.hidden(b, side="b")
-        v_a = self._space(self._explicit(self.head(h_a), empty_a, known_a), h_a, empty_a)
-        v_b = self._space(self._explicit(self.head(h_b), empty_b, known_b), h_b, empty_b)
-        parts = self.contributions(v_a, v_b)
-        return [self._named(part, va, vb, top) for part, va, vb in zip(parts, v_a, v_b, strict=True)]
+        if top < 1:
+            raise ValueError(f"top={top} is not accepted; a whole number from 1 on")
+        first, second = self._side(a, known_a, "a"), self._side(b, known_b, "b")
+        if len(first.explicit) != len(second.explicit):
+            raise ValueError(f"{len(first.explicit)} and {len(second.explicit)} texts: each pair needs one of each")
+        parts = self._grouped(self.contributions(first.compared, second.compared))
+        return self._named(parts, self._grouped(first.explicit), self._grouped(second.explicit), top)
 
     def add_concepts(self, names: Sequence[str]) -> SESA:
         """New concepts behind the others; the factorized head alone can grow.
@@ -265,71 +304,72 @@ class SESA(nn.Module):
         Raises:
             ValueError: a dense head, or a name that is there.
         """
-        self.concept_names = tuple(_checked_names([*self.concept_names, *names]))
+        every = tuple(checked_names([*self.concept_names, *names]))
         self.head.grow(len(names))
-        for buffer, value in (("concept_mean", 0.0), ("concept_deviation", 1.0)):
-            old: Tensor = getattr(self, buffer)
-            setattr(self, buffer, torch.cat([old, old.new_full((len(names),), value)]))
+        self.concept_names = every
+        for buffer, value in (("concept_mean", 0.0), ("concept_deviation", 1.0), ("given_weights", 1.0)):
+            old: Tensor | None = getattr(self, buffer)
+            if old is not None:
+                setattr(self, buffer, torch.cat([old, old.new_full((len(names),), value)]))
+        if self.learned_weights is not None:
+            old = self.learned_weights.detach()
+            self.learned_weights = nn.Parameter(torch.cat([old, old.new_full((len(names),), _WEIGHT_ONE)]))
         return self
 
     # --- files ---------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write weights, options, concepts and vocabulary; an encoder of your own stays yours."""
-        folder = Path(folder)
+        """Write weights, options, concepts and vocabulary; an encoder or tokenizer of your own stays yours.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         own = isinstance(self.encoder, RecurrentEncoder)
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         if not own:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
-        write_bytes(folder / "model.safetensors", save(state))
-        about = {"format": _FORMAT, "options": asdict(self.config), "concepts": list(self.concept_names)}
+        about = {"options": asdict(self.config), "concepts": list(self.concept_names)}
         about |= {"own_encoder": own, "encoder_width": self.encoder.width}
         about |= {"vocabulary": self.vocabulary.words if self.vocabulary else None}
-        write_json(folder / "sesa.json", about)
-        return folder
+        return write_checkpoint(Path(folder), about, state)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, encoder: Any = None, concepts: Sequence[str] | None = None) -> SESA:
-        """Read what `save_pretrained` wrote.
+    def from_pretrained(
+        cls, folder: str | Path, encoder: Any = None, concepts: Sequence[str] | None = None, tokenizer: Any = None
+    ) -> SESA:
+        """Read what `save_pretrained` wrote, in the type of its numbers.
 
         Args:
             folder: of the model.
             encoder: the encoder that it was trained with, if that was one of your own.
             concepts: the order that you expect; another one is refused.
+            tokenizer: of that encoder.
 
         Raises:
             FileNotFoundError: the folder holds no SESA.
             ValueError: it is damaged, its concepts are in another order, or its encoder is missing.
         """
-        folder = Path(folder)
-        path = folder / "sesa.json"
-        if not path.exists():
-            raise FileNotFoundError(f"{folder} holds no SESA (sesa.json is missing); save_pretrained() writes one")
-        try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            names, options, own = about["concepts"], dict(about["options"]), about["own_encoder"]
-            words = about["vocabulary"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-        _check_order(names, concepts)
+        about, state = read_checkpoint(Path(folder))
+        check_order(about["concepts"], concepts)
+        own = about["own_encoder"]
         if not own and encoder is None:
             raise ValueError(f"{folder} was trained over an encoder of its own: from_pretrained(folder, encoder=...)")
-        size = options.pop("vocab_size")
-        vocabulary = None if words is None else Vocabulary(words)
+        options = dict(about["options"])
+        weights: Any = state["given_weights"].tolist() if "given_weights" in state else None
         model = cls(
-            size,
-            names,
+            options.pop("vocab_size"),
+            about["concepts"],
             encoder=encoder,
             encoder_width=about["encoder_width"],
-            vocabulary=vocabulary,
+            vocabulary=None if about["vocabulary"] is None else Vocabulary(about["vocabulary"]),
+            tokenizer=tokenizer,
+            weights="learned" if "learned_weights" in state else weights,
             **options,
         )
-        state = load((folder / "model.safetensors").read_bytes())
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        wrong = [name for name in missing if own or not name.startswith("encoder.")] + list(unexpected)
-        if wrong:
-            raise ValueError(f"{folder} does not fit its own description: {', '.join(wrong[:5])}")
-        return model.eval()
+        needed = {n: t for n, t in model.state_dict().items() if own or not n.startswith("encoder.")}
+        check_fits(Path(folder), state, needed)
+        model.load_state_dict(state, strict=False)
+        return model.to(state["bias"].dtype).eval()
 
     # --- within --------------------------------------------------------------------------------------------------
 
@@ -357,29 +397,55 @@ class SESA(nn.Module):
         kept = v.abs().topk(self.config.sparsity, dim=-1).indices
         return v * torch.zeros_like(v).scatter(-1, kept, 1.0)
 
-    def _space(self, v: Tensor, h: Tensor, empty: Tensor) -> Tensor:
-        """The vector that is compared: explicit, and behind it the free dimensions."""
+    def _side(self, texts: Any, known: Tensor | None, side: str) -> _Side:
+        h, empty = self.hidden(texts, side=side)
+        z = self.head(h)
+        v = self._explicit(z, empty, known)
+        weighted = v if self.weights is None else v * self.weights.sqrt()
         if self.free is None:
-            return v
-        return torch.cat([v, self.free(h).masked_fill(empty.unsqueeze(-1), 0)], dim=-1)
+            return _Side(h, z, v, weighted)
+        return _Side(h, z, v, torch.cat([weighted, self.free(h).masked_fill(empty.unsqueeze(-1), 0)], dim=-1))
 
-    def _score(self, near: Tensor) -> Tensor:
-        return near + self.bias if self.config.similarity == "dot" else self.scale * near + self.bias
-
-    def _named(self, part: Tensor, v_a: Tensor, v_b: Tensor, top: int) -> list[Contribution]:
+    def _grouped(self, vectors: Tensor) -> Tensor:
+        """Concepts as they are and, where there are free dimensions, their sum; values have none of these: NaN."""
         K = len(self.concept_names)
-        rows = [
-            Contribution(name, float(part[k]), float(v_a[k]), float(v_b[k]))
-            for k, name in enumerate(self.concept_names)
+        if self.free is None:
+            return vectors
+        free = vectors[:, K:].sum(1, keepdim=True) if vectors.shape[1] > K else vectors.new_full((len(vectors), 1), nan)
+        return torch.cat([vectors[:, :K], free], dim=1)
+
+    def _named(self, parts: Tensor, v_a: Tensor, v_b: Tensor, top: int) -> list[list[Contribution]]:
+        names = [*self.concept_names, "other"]
+        order = parts.abs().argsort(dim=1, descending=True, stable=True)[:, :top]
+        columns = [values.gather(1, order).tolist() for values in (parts, v_a, v_b)]
+        return [
+            [Contribution(names[k], *numbers) for k, *numbers in zip(row, *values, strict=True)]
+            for row, *values in zip(order.tolist(), *columns, strict=True)
         ]
-        if self.free is not None:
-            rows.append(Contribution("other", float(part[K:].sum()), float("nan"), float("nan")))
-        return sorted(rows, key=lambda row: -abs(row.contribution))[:top]
+
+    def _here(self, tokens: Tensor) -> Tensor:
+        if tokens.device != self.bias.device:
+            raise ValueError(f"token ids are on {tokens.device}, the model is on {self.bias.device}: move one of them")
+        return tokens
+
+    def _blank(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([not text.strip() for text in texts], dtype=torch.bool, device=self.bias.device)
+
+    def _tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids, and which are not padding."""
+        if self.vocabulary is not None:
+            tokens = self.vocabulary.tokens(texts).to(self.bias.device)
+            return tokens, tokens != 0
+        if self.tokenizer is None:
+            raise ValueError("this SESA has no vocabulary: give token ids, SESA(vocabulary=...) or SESA(tokenizer=...)")
+        made = self.tokenizer(list(texts), padding=True, padding_side="right", return_tensors="pt", verbose=False)
+        made = made.to(self.bias.device)
+        return made["input_ids"], made["attention_mask"].bool()
 
     def _checked_known(self, known: Tensor, z: Tensor) -> Tensor:
         if known.shape != z.shape:
             raise ValueError(f"known has shape {tuple(known.shape)}; {tuple(z.shape)}, texts by concepts, is needed")
-        wrong = (~(known >= 0)).nonzero()
+        wrong = (~((known >= 0) & known.isfinite())).nonzero()
         if len(wrong):
             row, column = wrong[0].tolist()
             raise ValueError(
@@ -399,47 +465,14 @@ class SESA(nn.Module):
         return tokens[:, :limit], mask[:, :limit]
 
 
-def _unit(v: Tensor) -> Tensor:
+def unit(v: Float[Tensor, "batch D"]) -> Float[Tensor, "batch D"]:
     """Vectors of unit length, in float32 at least; 0 stays 0, with a finite gradient."""
     v = v if v.dtype == torch.float64 else v.float()
     return v / v.square().sum(-1, keepdim=True).clamp(min=_EPS**2).sqrt()
 
 
-def _checked(config: SESAConfig) -> SESAConfig:
-    for name, known in (
-        ("cell", get_args(Cell)),
-        ("pooling", get_args(Pooling)),
-        ("head", get_args(HeadKind)),
-        ("activation", get_args(Activation)),
-        ("similarity", get_args(SpaceSimilarity)),
-    ):
-        if getattr(config, name) not in known:
-            raise ValueError(f"{name}={getattr(config, name)!r} is not known; accepted: {', '.join(known)}")
-    return config
-
-
-def _checked_names(concepts: Iterable[Any]) -> list[str]:
-    names = list(concepts)
-    if not names:
-        raise ValueError("concepts=[] names no axis; give at least one concept")
-    for place, name in enumerate(names):
-        if not isinstance(name, str):
-            raise TypeError(f"concepts[{place}]={name!r} is {type(name).__name__}; a concept's name is text")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"the concept {name!r} stands twice among {len(names)}; each axis has a name of its own")
-        seen.add(name)
-    return names
-
-
-def _check_order(stored: list[str], expected: Sequence[str] | None) -> None:
-    if expected is None or list(expected) == stored:
-        return
-    if len(expected) != len(stored):
-        raise ValueError(f"the checkpoint has {len(stored)} concepts, {len(expected)} are expected")
-    place = next(place for place, pair in enumerate(zip(stored, expected, strict=True)) if pair[0] != pair[1])
-    raise ValueError(
-        f"the checkpoint's concept {place} is {stored[place]!r}, {expected[place]!r} is expected: their order is "
-        "part of the model"
-    )
+def _check_alike(a: Tensor, b: Tensor) -> None:
+    if a.device != b.device or a.dtype != b.dtype:
+        raise ValueError(
+            f"side a is {a.dtype} on {a.device}, side b {b.dtype} on {b.device}: bring both to one type and device"
+        )

@@ -71,8 +71,11 @@ class SESALoss(nn.Module):
             group_ids: pairs of one group are no negatives of each other.
 
         Raises:
-            ValueError: a batch of one pair where the batch gives the negatives, or targets of another shape or range.
+            ValueError: a batch of one pair where the batch gives the negatives, targets of another shape or range, or
+                another number of groups than of pairs.
         """
+        if group_ids is not None and len(group_ids) != len(comparison.scores):
+            raise ValueError(f"{len(group_ids)} group_ids for {len(comparison.scores)} pairs; one each is needed")
         loss = self._rank(comparison, labels, group_ids)
         if self.concept is not None and targets is not None:
             loss = loss + self.lam * concept_loss(comparison.logits_a, targets, observed, self.concept, self.unlisted)
@@ -82,9 +85,9 @@ class SESALoss(nn.Module):
         return loss
 
     def _rank(self, comparison: Comparison, labels: Tensor | None, group_ids: Tensor | None) -> Tensor:
-        if self.rank == "logistic":
-            return logistic_loss(comparison.scores, labels)
         same = None if group_ids is None else group_ids.unsqueeze(0) == group_ids.unsqueeze(1)
+        if self.rank == "logistic":
+            return logistic_loss(comparison.scores, labels, same)
         if self.rank == "softmax":
             return softmax_loss(comparison.scores, same)
         return hinge_loss(comparison.cosine, self.margin, same)
@@ -100,10 +103,25 @@ def softmax_loss(scores: Float[Tensor, "batch batch"], same: Bool[Tensor, "batch
     return 0.5 * (functional.cross_entropy(scores, target) + functional.cross_entropy(scores.mT, target))
 
 
-def logistic_loss(scores: Float[Tensor, "A B"], labels: Float[Tensor, "A B"] | None = None) -> Tensor:
-    """Mean of the cross entropy of scores as logits over the labelled pairs."""
+def logistic_loss(
+    scores: Float[Tensor, "A B"],
+    labels: Float[Tensor, "A B"] | None = None,
+    same: Bool[Tensor, "A B"] | None = None,
+) -> Tensor:
+    """Mean of the cross entropy of scores as logits over the labelled pairs.
+
+    Args:
+        scores: S.
+        labels: 1, 0, or NaN for a pair that was not logged; default 1 on the diagonal, 0 elsewhere.
+        same: pairs of one group, which count as not logged off the diagonal, without labels.
+
+    Raises:
+        ValueError: labels of another shape, or none.
+    """
     if labels is None:
         labels = torch.eye(*scores.shape, dtype=scores.dtype, device=scores.device)
+        if same is not None:
+            labels = labels.masked_fill(same & (labels == 0), torch.nan)
     if labels.shape != scores.shape:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; {tuple(scores.shape)} is needed")
     logged = ~labels.isnan()
@@ -141,7 +159,7 @@ def concept_loss(
         unlisted: weight of entries of "bce" whose target is 0.
 
     Raises:
-        ValueError: targets of another shape, or outside [0, 1] for "bce".
+        ValueError: targets of another shape, outside [0, 1] for "bce", or an observed one that is not a number.
     """
     if targets.shape != logits.shape:
         raise ValueError(
@@ -149,12 +167,15 @@ def concept_loss(
         )
     seen = torch.ones_like(logits) if observed is None else observed.to(logits.dtype)
     targets = torch.where(seen > 0, targets.to(logits.dtype), torch.zeros_like(logits))
-    if kind == "mse":
-        return (seen * (logits - targets).square()).sum() / seen.sum().clamp(min=1)
-    wrong = ((targets < 0) | (targets > 1) | targets.isnan()).nonzero()
+    wrong = (~targets.isfinite() if kind == "mse" else ~((targets >= 0) & (targets <= 1))).nonzero()
     if len(wrong):
         row, column = wrong[0].tolist()
-        raise ValueError(f"targets[{row}, {column}] is {float(targets[row, column])}; it lies in [0, 1] for bce")
+        needed = "a number is needed" if kind == "mse" else "it lies in [0, 1] for bce"
+        raise ValueError(
+            f"targets[{row}, {column}] is {float(targets[row, column])}; {needed}, or observed=0 where it is not known"
+        )
+    if kind == "mse":
+        return (seen * (logits - targets).square()).sum() / seen.sum().clamp(min=1)
     weight = seen * torch.where(targets == 0, unlisted, 1.0)
     losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (weight * losses).sum() / seen.sum().clamp(min=1)
@@ -177,7 +198,7 @@ def sampled_concept_loss(
         generator: of the draws.
 
     Raises:
-        ValueError: no text lists a concept, or another number of lists than of texts.
+        ValueError: no text lists a concept, a number that is no concept's, or another number of lists than of texts.
     """
     if len(listed) != len(hidden):
         raise ValueError(f"{len(listed)} lists of concepts for {len(hidden)} texts; one each is needed")
@@ -186,11 +207,11 @@ def sampled_concept_loss(
     positive = torch.tensor([concept for concepts in listed for concept in concepts], dtype=torch.long)
     if not len(rows):
         raise ValueError("listed names no concept of any text")
+    if int(positive.min()) < 0 or int(positive.max()) >= K:
+        wrong = int(positive[(positive < 0) | (positive >= K)][0])
+        raise ValueError(f"listed has the number {wrong}; those of the concepts are 0 to {K - 1}")
     drawn = torch.randint(K, (len(rows), negatives), generator=generator)
-    taken = torch.zeros_like(drawn, dtype=torch.bool)
-    for row, concepts in enumerate(listed):
-        mine = rows == row
-        taken[mine] = torch.isin(drawn[mine], torch.tensor(list(concepts), dtype=torch.long))
+    taken = torch.isin(rows.unsqueeze(1) * K + drawn, rows * K + positive)
     columns = torch.cat([positive.unsqueeze(1), drawn], dim=1).to(hidden.device)
     logits = head.at(hidden[rows.to(hidden.device)], columns)
     targets = torch.zeros_like(logits)

@@ -2,130 +2,250 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
+from fullrank._files import write_json
+from fullrank.search import sesa_targets
+from fullrank.search.dense import nearest
 from fullrank.search.protocols import Document, Ranking
-from fullrank.search.sesa import SESA, Contribution
-from fullrank.search.sesa_losses import SESALoss, concept_loss
+from fullrank.search.sesa import SESA, Contribution, unit
+from fullrank.search.sesa_losses import SESALoss
+from fullrank.search.sesa_reranker import SESAReranker, in_batches
+from fullrank.search.sesa_training import Epochs, Objective, Pairs, Text, joined, reciprocal_rank, train
 from fullrank.search.text_encoders import Vocabulary
 
+_ABOUT = "matcher.json"
+_YOURS = ("encoder", "tokenizer")  # objects that are not stored
 
-class SESAMatcher(BaseEstimator):
+
+class SESAMatcher(TransformerMixin, BaseEstimator):
     """Learns to match texts of two kinds through named concepts.
+
+    Relatives of the method are settings: `lam=0` is the opaque model of the same size, `rank_weight=0` learns the
+    concepts alone, `latent=8` adds free dimensions that explanations call "other", and `activation="relu", l1=1e-4,
+    sparsity=10` keeps explanations short.
 
     Args:
         concepts: names of the axes.
         encoder: in place of the recurrent one, see `SESA`.
+        tokenizer: see `SESA`.
         cell: "lstm", "gru" or "none" for the mean of word vectors, which is fast and enough for small sets.
         embedding: size of word vectors.
         hidden: of the cell.
+        pooling: see `SESA`.
+        separate: an encoder for each side.
+        head: "dense", or "factorized" for very many concepts.
+        head_rank: of the factorized head.
         activation: see `SESA`.
+        similarity: see `SESA`.
         latent: free dimensions beside the concepts.
+        sparsity: see `SESA`.
+        weights: of the concepts in the similarity: numbers, "learned", or "idf" for log((1 + n) / (1 + n_k)) + 1, with
+            n_k of n texts that have the concept, so that frequent ones do not dominate.
         rank_loss: "softmax", "logistic" or "hinge".
+        margin: of the hinge.
         lam: weight of the concept loss; 0 for an opaque model of the same size.
         rank_weight: weight of the ranking loss; 0 to learn the concepts alone.
         standardize: targets as deviations from each concept's mean, trained by squared error; otherwise as they are, in
-            [0, 1], by cross entropy.
+            [0, 1], by cross entropy, which suits concepts that texts list.
+        unlisted: weight of 0 among targets that are not standardised: what a text does not list is unknown, not absent.
+        negatives: learn from the listed concepts and so many others for each, drawn anew in each step: for so many
+            concepts that a table of them does not fit in memory.
         l1: weight of the explicit values' size.
         lr: of Adam.
         epochs: passes over the pairs.
         batch_size: pairs at a time.
         dropout: of word vectors.
         min_count: rarer words are left out.
+        max_length: words read of a text.
+        validation_fraction: share of the pairs (of the groups, if there are any) that are held out to keep the epoch
+            that ranks them best.
+        patience: epochs without a better one before training stops; where pairs are held out.
+        fidelity_floor: correlation of values and targets that a kept epoch reaches at least.
+        device: "cpu", "cuda", ...
         random_state: seed.
 
     Attributes:
         model_: a `SESA`.
         losses_: mean loss of every epoch.
+        validation_: "MRR" and "fidelity" after every epoch, where pairs are held out.
     """
 
     def __init__(
         self,
         concepts: Sequence[str],
         encoder: Any = None,
+        tokenizer: Any = None,
         cell: str = "none",
         embedding: int = 128,
         hidden: int = 128,
+        pooling: str = "mean",
+        separate: bool = False,
+        head: str = "dense",
+        head_rank: int = 64,
         activation: str = "linear",
+        similarity: str = "cosine",
         latent: int = 0,
+        sparsity: int | None = None,
+        weights: Any = None,
         rank_loss: str = "softmax",
+        margin: float = 0.3,
         lam: float = 1.0,
         rank_weight: float = 1.0,
         standardize: bool = True,
+        unlisted: float = 0.1,
+        negatives: int | None = None,
         l1: float = 0.0,
         lr: float = 3e-3,
         epochs: int = 20,
         batch_size: int = 64,
         dropout: float = 0.1,
         min_count: int = 3,
+        max_length: int = 512,
+        validation_fraction: float = 0.0,
+        patience: int = 5,
+        fidelity_floor: float | None = None,
+        device: str = "cpu",
         random_state: int = 0,
     ) -> None:
         self.concepts = concepts
         self.encoder = encoder
+        self.tokenizer = tokenizer
         self.cell = cell
         self.embedding = embedding
         self.hidden = hidden
+        self.pooling = pooling
+        self.separate = separate
+        self.head = head
+        self.head_rank = head_rank
         self.activation = activation
+        self.similarity = similarity
         self.latent = latent
+        self.sparsity = sparsity
+        self.weights = weights
         self.rank_loss = rank_loss
+        self.margin = margin
         self.lam = lam
         self.rank_weight = rank_weight
         self.standardize = standardize
+        self.unlisted = unlisted
+        self.negatives = negatives
         self.l1 = l1
         self.lr = lr
         self.epochs = epochs
         self.batch_size = batch_size
         self.dropout = dropout
         self.min_count = min_count
+        self.max_length = max_length
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.fidelity_floor = fidelity_floor
+        self.device = device
         self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Any:
+        tags: Any = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        return tags
+
+    # --- learning ------------------------------------------------------------------------------------------------
 
     def fit(
         self,
-        texts_a: Sequence[str | Sequence[str]],
-        texts_b: Sequence[str | Sequence[str]],
+        texts_a: Sequence[Text],
+        texts_b: Sequence[Text],
         y: Any = None,
         concepts_a: Any = None,
         concepts_b: Any = None,
+        groups: Any = None,
+        known_a: Any = None,
+        known_b: Any = None,
         sentences: int | None = None,
     ) -> SESAMatcher:
-        """Learn from pairs (a_i, b_i) that match.
+        """Learn from pairs (a_i, b_i).
 
         Args:
             texts_a: of one kind, such as jobs; or lists of sentences, of which each step draws some.
             texts_b: of the other, in the same order.
-            y: groups of the pairs; pairs of one group are no negatives of each other.
-            concepts_a: (pairs, concepts), what is known of the texts of side a; NaN where nothing is.
+            y: 1 for every pair that matches and 0 for others, such as clicked or not; for `rank_loss="logistic"`.
+                Without, all pairs match, and the others of a batch are their negatives.
+            concepts_a: what is known of the texts of side a: (pairs, concepts) with NaN where nothing is, perhaps
+                sparse; or of each text the names of the concepts that it lists, None if that is not known.
             concepts_b: of side b; default that of side a.
+            groups: pairs of one group are no negatives of each other, and are held out together.
+            known_a: concepts that enter the vectors of side a, see `SESA.encode`; in the same forms.
+            known_b: of side b.
             sentences: drawn of every list in each step.
 
         Raises:
-            ValueError: another number of texts, or concepts of another shape.
+            ValueError: another number of texts, labels or groups, concepts of another shape or range, or too few pairs.
+            TypeError: something that is not text.
         """
-        if len(texts_a) != len(texts_b) or not len(texts_a):
-            raise ValueError(
-                f"{len(texts_a)} and {len(texts_b)} texts; as many of each side, and at least one, are needed"
-            )
-        targets = [self._targets(given, len(texts_a)) for given in (concepts_a, concepts_b)]
-        groups = None if y is None else torch.as_tensor(np.unique(np.asarray(y), return_inverse=True)[1])
+        count = self._checked(texts_a, texts_b, y)
+        table = partial(sesa_targets.table, concepts=self.concepts, count=count)
+        targets = self._targets(concepts_a, count, "concepts_a"), self._targets(concepts_b, count, "concepts_b")
+        known: Any = [
+            None if given is None else table(given, name=name).to(self.device)
+            for name, given in (("known_a", known_a), ("known_b", known_b))
+        ]
+        pairs = Pairs(
+            (texts_a, texts_b),
+            targets,
+            (known[0], known[1]),
+            None if y is None else torch.as_tensor(np.asarray(y, dtype=np.float32)).to(self.device),
+            self._groups(groups, count),
+        )
         with torch.random.fork_rng():
             torch.manual_seed(self.random_state)
-            self.model_ = self._model([*texts_a, *texts_b])
+            self.model_ = self._model([*texts_a, *texts_b], targets[0])
             self._standardize(targets[0])
-            self._train(texts_a, texts_b, targets, groups, sentences)
-        self.model_.eval()
+            learned, held_out = self._split(pairs)
+            plan = Epochs(
+                self.epochs, self.batch_size, self.lr, sentences, self.patience, self.fidelity_floor
+            )  # fmt: skip
+            rng = np.random.default_rng(self.random_state)
+            self.losses_, self.validation_ = train(self.model_, learned, held_out, self._objective(), plan, rng)
         return self
+
+    def score(self, texts_a: Sequence[str], texts_b: Sequence[str]) -> float:
+        """Mean reciprocal rank of every text's partner among `texts_b`, for searches over settings."""
+        check_is_fitted(self, "model_")
+        return reciprocal_rank(self._scores(texts_a, texts_b))
+
+    def calibrate(self, texts_a: Sequence[str], texts_b: Sequence[str], y: Sequence[int]) -> SESAMatcher:
+        """Learn from further labelled pairs how probable a match is at a score (Platt scaling): `match_probability`.
+
+        Raises:
+            ValueError: labels of one kind only.
+        """
+        check_is_fitted(self, "model_")
+        if len(set(y)) < 2:
+            raise ValueError("y has labels of one kind only: pairs that match and pairs that do not are needed")
+        self.calibration_ = LogisticRegression(C=1e6).fit(self._pair_scores(texts_a, texts_b)[:, None], y)
+        return self
+
+    # --- using ---------------------------------------------------------------------------------------------------
 
     def transform(self, texts: Sequence[str], side: str = "a") -> np.ndarray:
         """Explicit vectors, (texts, concepts); their columns are `get_feature_names_out()`."""
         check_is_fitted(self, "model_")
+        given = list(map(joined, texts))
         with torch.inference_mode():
-            return self.model_.encode(list(texts), side=side).numpy()
+            found = [
+                self.model_.encode(given[start : start + self.batch_size], side=side).float().cpu()
+                for start in range(0, len(given), self.batch_size)
+            ]
+        return torch.cat(found).numpy() if found else np.zeros((0, len(self.model_.concept_names)), np.float32)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """The same: an encoder of the retrieval room."""
@@ -137,105 +257,226 @@ class SESAMatcher(BaseEstimator):
         return np.array(self.model_.concept_names, dtype=object)
 
     def rank(
-        self, query_texts: Sequence[str], candidate_texts: Sequence[str], k: int | None = None
+        self,
+        query_texts: Sequence[str],
+        candidate_texts: Sequence[str],
+        k: int | None = None,
+        known_queries: Any = None,
+        known_candidates: Any = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the best candidates for every query, and their scores, (queries, k)."""
-        check_is_fitted(self, "model_")
-        with torch.inference_mode():
-            scores = self.model_(list(query_texts), list(candidate_texts))
-            best, places = scores.topk(len(candidate_texts) if k is None else min(k, len(candidate_texts)), dim=1)
-        return places.numpy(), best.numpy()
+        """Places of the best candidates for every query, and their scores, (queries, k).
 
-    def explain(self, text_a: str, text_b: str, top: int = 10) -> list[Contribution]:
-        """The concepts that move the score of a pair most."""
+        Args:
+            query_texts: of side a.
+            candidate_texts: of side b; scored block by block.
+            k: how many at most; default all.
+            known_queries: concepts that are known of the queries, see `fit`.
+            known_candidates: of the candidates.
+
+        Raises:
+            ValueError: no candidates, or k below 1.
+        """
         check_is_fitted(self, "model_")
-        return self.model_.explain([text_a], [text_b], top)[0]
+        if not len(candidate_texts):
+            raise ValueError("candidate_texts=[] leaves nothing to rank; give at least one")
+        if k is not None and k < 1:
+            raise ValueError(f"k={k} is not accepted; a whole number from 1 on")
+        if not len(query_texts):
+            return np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32)
+        first = self._vectors(query_texts, "a", known_queries, "known_queries")
+        second = self._vectors(candidate_texts, "b", known_candidates, "known_candidates")
+        near, places = nearest(first, second, len(second) if k is None else min(k, len(second)))
+        with torch.inference_mode():
+            scores = self.model_.score(near.to(self.model_.bias.device))
+        return places.numpy(), scores.cpu().numpy()
+
+    def match_probability(self, texts_a: Sequence[str], texts_b: Sequence[str]) -> np.ndarray:
+        """Of every pair (a_i, b_i), once `calibrate` has learned it."""
+        check_is_fitted(self, "calibration_", msg="call calibrate(texts_a, texts_b, y) with labelled pairs first")
+        return self.calibration_.predict_proba(self._pair_scores(texts_a, texts_b)[:, None])[:, 1]
+
+    def explain(
+        self, text_a: str, text_b: str, top: int = 10, known_a: Any = None, known_b: Any = None
+    ) -> list[Contribution]:
+        """The concepts that move the score of a pair most; all of them sum to the score less `model_.bias`."""
+        check_is_fitted(self, "model_")
+        known = [
+            None if given is None else self._known([given], 1, name)
+            for name, given in (("known_a", known_a), ("known_b", known_b))
+        ]
+        return self.model_.explain([text_a], [text_b], top, *known)[0]
 
     def rerank(self, query: str, documents: Sequence[Document]) -> Ranking:
         """See `Reranker.rerank`; what moved each score says `explain`."""
-        if not documents:
-            return Ranking(query, (), ())
-        places, scores = self.rank([query], [document.searched for document in documents])
-        return Ranking(query, tuple(documents[place] for place in places[0]), tuple(map(float, scores[0])))
+        check_is_fitted(self, "model_")
+        return SESAReranker(self.model_, batch_size=self.batch_size).rerank(query, documents)
 
-    def _model(self, texts: Sequence[str | Sequence[str]]) -> SESA:
-        options: dict[str, Any] = {"activation": self.activation, "latent": self.latent}
-        if self.encoder is not None:
-            return SESA(concepts=self.concepts, encoder=self.encoder, **options)
-        vocabulary = Vocabulary.of([_joined(text) for text in texts], self.min_count)
-        return SESA(
-            concepts=self.concepts, vocabulary=vocabulary, embedding=self.embedding, cell=self.cell,
-            hidden=self.hidden, dropout=self.dropout, **options,
-        )  # fmt: skip
+    # --- files ---------------------------------------------------------------------------------------------------
 
-    def _targets(self, given: Any, count: int) -> torch.Tensor | None:
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model (see `SESA.save_pretrained`) and the settings; an encoder of your own stays yours."""
+        check_is_fitted(self, "model_")
+        folder = self.model_.save_pretrained(folder)
+        about: dict[str, Any] = {"settings": {n: v for n, v in self.get_params().items() if n not in _YOURS}}
+        about["settings"] |= {"concepts": list(self.concepts), "weights": _plain(self.weights)}
+        fitted = getattr(self, "calibration_", None)
+        if fitted is not None:
+            about["calibration"] = {"slope": float(fitted.coef_[0, 0]), "intercept": float(fitted.intercept_[0])}
+        write_json(folder / _ABOUT, {**about, "losses": self.losses_, "validation": self.validation_})
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, encoder: Any = None, tokenizer: Any = None) -> SESAMatcher:
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds no matcher.
+            ValueError: it is damaged, or its encoder is missing.
+        """
+        path = Path(folder) / _ABOUT
+        if not path.exists():
+            raise FileNotFoundError(f"{folder} holds no matcher ({_ABOUT} is missing); save_pretrained() writes one")
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            made = cls(encoder=encoder, tokenizer=tokenizer, **about["settings"])
+            made.losses_, made.validation_ = about["losses"], about["validation"]
+            calibration = about.get("calibration")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        made.model_ = SESA.from_pretrained(folder, encoder, made.concepts, tokenizer).to(made.device)
+        if calibration is not None:
+            made.calibration_ = LogisticRegression()
+            made.calibration_.classes_ = np.array([0, 1])
+            made.calibration_.coef_ = np.array([[calibration["slope"]]])
+            made.calibration_.intercept_ = np.array([calibration["intercept"]])
+        return made
+
+    # --- within --------------------------------------------------------------------------------------------------
+
+    def _checked(self, texts_a: Sequence[Text], texts_b: Sequence[Text], y: Any) -> int:
+        """How many pairs there are."""
+        for name, texts in (("texts_a", texts_a), ("texts_b", texts_b)):
+            if isinstance(texts, str):
+                raise TypeError(f"{name} is one text; a list of texts is needed")
+            for place, text in enumerate(texts):
+                if not _is_text(text):
+                    raise TypeError(f"{name}[{place}]={text!r} is {type(text).__name__}; text, or a list of sentences")
+        if len(texts_a) != len(texts_b) or not len(texts_a):
+            raise ValueError(
+                f"{len(texts_a)} and {len(texts_b)} texts; as many of each side, and at least one, are needed"
+            )
+        if y is None:
+            if len(texts_a) < 2:
+                raise ValueError('one pair has no negatives; give more pairs, or rank_loss="logistic" with labels y')
+            return len(texts_a)
+        labels = np.asarray(y)
+        if labels.shape != (len(texts_a),) or not np.isin(labels, (0, 1)).all():
+            raise ValueError(f"y of shape {labels.shape}: 0 or 1 for each of {len(texts_a)} pairs is needed")
+        if self.rank_loss != "logistic" and not (labels == 1).all():
+            raise ValueError(
+                f'y has pairs that do not match: rank_loss="logistic" learns from them, not {self.rank_loss}'
+            )
+        return len(texts_a)
+
+    def _targets(self, given: Any, count: int, name: str) -> Any:
         if given is None:
             return None
-        targets = torch.as_tensor(np.asarray(given, dtype=np.float32))
-        if targets.shape != (count, len(self.concepts)):
-            raise ValueError(f"concepts have shape {tuple(targets.shape)}; ({count}, {len(self.concepts)}) is needed")
-        return targets
+        if self.negatives is not None:
+            return sesa_targets.listed(given, self.concepts, count, name)
+        targets = sesa_targets.table(given, self.concepts, count, name)
+        if not self.standardize:
+            sesa_targets.check_probabilities(targets, self.concepts, name)
+        return targets.to(self.device)
 
-    def _standardize(self, targets: torch.Tensor | None) -> None:
-        if targets is None or not self.standardize:
+    def _groups(self, groups: Any, count: int) -> torch.Tensor | None:
+        if groups is None:
+            return None
+        if len(groups) != count:
+            raise ValueError(f"{len(groups)} groups for {count} pairs; one each is needed")
+        return torch.as_tensor(np.unique(np.asarray(groups), return_inverse=True)[1]).to(self.device)
+
+    def _model(self, texts: Iterable[Text], targets: Any) -> SESA:
+        options: dict[str, Any] = {
+            "activation": self.activation, "latent": self.latent, "pooling": self.pooling, "head": self.head,
+            "rank": self.head_rank, "similarity": self.similarity, "sparsity": self.sparsity,
+            "max_length": self.max_length, "weights": self._weights(targets),
+        }  # fmt: skip
+        if self.encoder is not None:
+            model = SESA(concepts=self.concepts, encoder=self.encoder, tokenizer=self.tokenizer, **options)
+        else:
+            model = SESA(
+                concepts=self.concepts, vocabulary=Vocabulary.of([joined(text) for text in texts], self.min_count),
+                embedding=self.embedding, cell=self.cell, hidden=self.hidden, separate=self.separate,
+                dropout=self.dropout, **options,
+            )  # fmt: skip
+        return model.to(self.device)
+
+    def _weights(self, targets: Any) -> Any:
+        if not isinstance(self.weights, str) or self.weights != "idf":
+            return self.weights
+        if targets is None:
+            raise ValueError('weights="idf" counts the texts of each concept: give concepts_a')
+        K = len(self.concepts)
+        if isinstance(targets, list):
+            have = np.bincount([concept for row in targets for concept in row], minlength=K)
+        else:
+            have = (targets > 0).sum(0).cpu().numpy()
+        return (np.log((1 + len(targets)) / (1 + have)) + 1).tolist()
+
+    def _standardize(self, targets: Any) -> None:
+        if not isinstance(targets, torch.Tensor) or not self.standardize:
             return
         mean = targets.nanmean(0)
         deviation = (targets - mean).square().nanmean(0).sqrt().clamp(min=1e-6)
         model: Any = self.model_
-        model.concept_mean.copy_(mean)
-        model.concept_deviation.copy_(deviation)
+        model.concept_mean.copy_(mean.nan_to_num(0.0))
+        model.concept_deviation.copy_(deviation.nan_to_num(1.0))
 
-    def _train(self, texts_a: Any, texts_b: Any, targets: Any, groups: Any, sentences: int | None) -> None:
-        rng = np.random.default_rng(self.random_state)
-        model, loss_of = self.model_.train(), self._loss()
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.lr)
-        self.losses_: list[float] = []
-        for _ in range(self.epochs):
-            total, seen = 0.0, 0
-            for rows in torch.randperm(len(texts_a)).split(self.batch_size):
-                if len(rows) < 2:
-                    continue  # a pair alone has no negatives
-                a, b = ([_drawn(texts[row], sentences, rng) for row in rows.tolist()] for texts in (texts_a, texts_b))
-                comparison = model.compare(a, b)
-                loss = self.rank_weight * loss_of(comparison, group_ids=None if groups is None else groups[rows])
-                loss = loss + self._concepts(comparison, targets, rows)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-                optimizer.step()
-                total, seen = total + float(loss.detach()) * len(rows), seen + len(rows)
-            self.losses_.append(total / max(seen, 1))
+    def _split(self, pairs: Pairs) -> tuple[Pairs, Pairs | None]:
+        """Pairs to learn from, and pairs held out: whole groups."""
+        if not self.validation_fraction:
+            return pairs, None
+        groups = torch.arange(len(pairs)) if pairs.groups is None else pairs.groups.cpu()
+        names = groups.unique()
+        held = round(len(names) * self.validation_fraction)
+        if not 0 < held < len(names):
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} holds out {held} of {len(names)} groups of pairs; "
+                "some are needed on both sides"
+            )
+        out = torch.isin(groups, names[torch.randperm(len(names))[:held]])
+        return pairs.take((~out).nonzero().flatten()), pairs.take(out.nonzero().flatten())
 
-    def _loss(self) -> SESALoss:
+    def _objective(self) -> Objective:
         kind: Any = self.rank_loss
-        return SESALoss(kind, l1=self.l1)
+        return Objective(
+            SESALoss(kind, l1=self.l1, margin=self.margin), self.rank_weight, self.lam,
+            "mse" if self.standardize else "bce", self.unlisted, self.negatives,
+        )  # fmt: skip
 
-    def _concepts(self, comparison: Any, targets: Any, rows: torch.Tensor) -> torch.Tensor | float:
-        """lambda times the mean concept loss of the sides that have targets."""
-        if not self.lam:
-            return 0.0
-        first, second = targets[0], targets[1] if targets[1] is not None else targets[0]
-        parts = [
-            concept_loss(logits, *self._prepared(wanted[rows]), "mse" if self.standardize else "bce", 0.1)
-            for logits, wanted in ((comparison.logits_a, first), (comparison.logits_b, second))
-            if wanted is not None
-        ]
-        return self.lam * sum(parts) / len(parts) if parts else 0.0
+    def _known(self, given: Any, count: int, name: str) -> torch.Tensor | None:
+        if given is None:
+            return None
+        return sesa_targets.table(given, self.concepts, count, name).to(self.model_.bias.device)
 
-    def _prepared(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Targets, standardised or as they are, and which are known."""
-        known = ~targets.isnan()
-        if self.standardize:
-            model: Any = self.model_
-            targets = (targets - model.concept_mean) / model.concept_deviation
-        return torch.where(known, targets, 0), known
+    def _vectors(self, texts: Sequence[Text], side: str, known: Any = None, name: str = "") -> torch.Tensor:
+        """What scores compare, of unit length for cosines."""
+        given = list(map(joined, texts))
+        found = in_batches(self.model_, given, side, self.batch_size, self._known(known, len(given), name))
+        return (unit(found) if self.model_.config.similarity == "cosine" else found).float().cpu()
 
+    def _scores(self, texts_a: Sequence[Text], texts_b: Sequence[Text]) -> torch.Tensor:
+        return self._vectors(texts_a, "a") @ self._vectors(texts_b, "b").mT
 
-def _joined(text: str | Sequence[str]) -> str:
-    return text if isinstance(text, str) else " ".join(text)
+    def _pair_scores(self, texts_a: Sequence[Text], texts_b: Sequence[Text]) -> np.ndarray:
+        near = (self._vectors(texts_a, "a") * self._vectors(texts_b, "b")).sum(1)
+        with torch.inference_mode():
+            return self.model_.score(near.to(self.model_.bias.device)).cpu().numpy()
 
 
-def _drawn(text: Any, count: int | None, rng: np.random.Generator) -> str:
-    if isinstance(text, str) or count is None or len(text) <= count:
-        return _joined(text)
-    return " ".join(text[place] for place in rng.choice(len(text), count, replace=False).tolist())
+def _is_text(text: Any) -> bool:
+    return isinstance(text, str) or (isinstance(text, list | tuple) and all(isinstance(part, str) for part in text))
+
+
+def _plain(weights: Any) -> Any:
+    return weights if weights is None or isinstance(weights, str) else [float(weight) for weight in weights]
