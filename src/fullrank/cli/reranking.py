@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from fullrank.cli.output import console, errors
+from fullrank.cli.output import console, errors, print_json
 
 if TYPE_CHECKING:
-    from fullrank.search import Document
+    from fullrank.search import Document, Run, SESAReranker
+
+_EXPLAINED = 5  # documents of a query
 
 
 def rerank(
@@ -30,7 +34,8 @@ def rerank(
         Path, typer.Option("-o", "--output", help="Write .trec, .jsonl or .parquet.", show_default=False)
     ],
     method: Annotated[
-        str, typer.Option(help="bi-encoder, cross-encoder, monot5, upr, colbert, rankgpt, listt5, prp, first, ...")
+        str,
+        typer.Option(help="bi-encoder, cross-encoder, monot5, upr, colbert, rankgpt, listt5, prp, sesa, ..."),
     ] = "bi-encoder",
     model: Annotated[
         str | None, typer.Option(help="Name or folder of the model. [default: the bundled encoder]")
@@ -40,13 +45,17 @@ def rerank(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Inputs of the model at a time.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Tokens of an input of the model.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Load the model from this machine alone.")] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="Say which concepts move the scores of the best documents; with sesa.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --why: print JSON.")] = False,
 ) -> None:
     """Order the first documents of a run anew, by a model; those below keep their order.
 
     Example: `fullrank rerank first.trec --queries q.tsv --documents d.jsonl --method monot5 --model FOLDER -o new.trec`
     """
-    from fullrank.search import rerank_run, reranker
+    from fullrank.search import SESAReranker, rerank_run, reranker
     from fullrank.search.reading import read_queries, read_run, write_run
 
     if output.exists() and not overwrite:
@@ -54,6 +63,8 @@ def rerank(
     chosen = {"batch_size": batch_size, "max_length": max_length, "local_files_only": offline or None}
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     made = reranker(method, model, device=device, **options)
+    if (why or as_json) and not isinstance(made, SESAReranker):
+        raise ValueError(f"--why: the scores of {method} have no parts to show; --method sesa has concepts")
     texts, found, collection = read_queries(queries), read_run(run), _documents(documents)
     with console.status("re-ranking"):
         better = rerank_run(made, texts, collection, found, count)
@@ -61,6 +72,36 @@ def rerank(
     malformed = getattr(made, "n_malformed", 0)
     if malformed:
         errors.print(f"{malformed} answers of the model could not be read in full; what they left out kept its order")
+    if isinstance(made, SESAReranker) and (why or as_json):
+        rows = _reasons(made, texts, collection, better, min(count, _EXPLAINED))
+        print_json(rows) if as_json else console.print(_reasons_table(rows))
+
+
+def _reasons(
+    reranker: SESAReranker, queries: Mapping[str, str], documents: Mapping[str, Document], run: Run, count: int
+) -> list[dict[str, Any]]:
+    """The best documents of every query, and the concepts that move their scores most."""
+    rows = []
+    for query in run:
+        best = run.ranking(query, count)
+        reasons = reranker.explain(queries[query], [documents[id] for id, _ in best])
+        for (id, score), parts in zip(best, reasons, strict=True):
+            why = [{**part._asdict(), "shared_absence": part.shared_absence} for part in parts]
+            rows.append({"query": query, "id": id, "score": score, "why": why})
+    return rows
+
+
+def _reasons_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("query", "id", "score", "why"):
+        table.add_column(name, justify="right" if name == "score" else "left", no_wrap=name != "why")
+    for row in rows:
+        parts = [
+            f"{part['concept']} {part['contribution']:+.2f}{' (both lack it)' if part['shared_absence'] else ''}"
+            for part in row["why"]
+        ]
+        table.add_row(Text(row["query"]), Text(row["id"]), f"{row['score']:.4g}", Text(", ".join(parts)))
+    return table
 
 
 def _documents(path: Path) -> Mapping[str, Document]:

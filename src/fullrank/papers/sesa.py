@@ -375,7 +375,10 @@ def _unsupervised(occupations: list[dict[str, Any]], held: int, name: str, seed:
         esa = ESA(skills).fit([" ".join(occupations[n]["tasks"]) for n in train], np.maximum(centred, 0))
         va, vb = esa.transform(a), esa.transform(b)
         values = va.toarray()
-        found = {"fidelity": fidelity(values, targets[test]), "partial": _without_first_component(values, targets[test])}
+        found = {
+            "fidelity": fidelity(values, targets[test]),
+            "partial": _without_first_component(values, targets[test]),
+        }
     first: Any = normalize(va)
     second: Any = normalize(vb)
     similarities: Any = first @ second.T

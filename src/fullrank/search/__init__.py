@@ -1,5 +1,8 @@
 """Retrieve, re-rank, answer: protocols, runs and judgements, lexical, dense and hybrid retrieval; exemplars."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fullrank.order import Evaluation, evaluate
 from fullrank.search.analysis import Analyzer
 from fullrank.search.answering import Answered, answer_questions
@@ -46,8 +49,18 @@ from fullrank.search.react import ReActRAG
 from fullrank.search.rerankers import RERANKERS, rerank_run, reranker
 from fullrank.search.run import Qrels, Run
 from fullrank.search.server_model import ServerModel
+from fullrank.search.sesa import SESA
+from fullrank.search.sesa_reranker import SESAReranker
+
+if TYPE_CHECKING:
+    from fullrank.search.explicit_semantics import ESA
+    from fullrank.search.sesa_matcher import SESAMatcher
 
 __all__ = [
+    "ESA",
+    "SESA",
+    "SESAMatcher",
+    "SESAReranker",
     "Analyzer",
     "PairwiseReranker",
     "PointwiseReranker",
@@ -123,3 +136,12 @@ __all__ = [
     "reciprocal_rank_fusion",
     "splade_pooling",
 ]
+
+#: Name -> the module that loads with its first use: they bring scikit-learn.
+_LATER = {"ESA": "explicit_semantics", "SESAMatcher": "sesa_matcher"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"fullrank.search.{_LATER[name]}"), name)

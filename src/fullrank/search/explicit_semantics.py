@@ -12,6 +12,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 from sklearn.utils.validation import check_is_fitted
 
+from fullrank.search.run import at_least_one
+
 
 class ESA(TransformerMixin, BaseEstimator):
     """e_k = tfidf(x) . c_k / |c_k|: a text's similarity with the text vector of every concept.
@@ -43,8 +45,8 @@ class ESA(TransformerMixin, BaseEstimator):
         Raises:
             ValueError: no texts, weights of another shape, another number of names than of concepts, or `top` below 1.
         """
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"top={self.top} is not accepted; a whole number from 1 on, or None for all")
+        if self.top is not None:
+            at_least_one(self.top, "top")
         if not len(texts):
             raise ValueError("texts=[] leaves nothing to learn from; give at least one")
         self.vectorizer_ = TfidfVectorizer(max_features=self.max_features, sublinear_tf=True, stop_words="english")

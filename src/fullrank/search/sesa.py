@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fullrank.search.concept_head import ConceptHead
+from fullrank.search.run import at_least_one
 from fullrank.search.sesa_checkpoint import check_fits, check_order, read_checkpoint, write_checkpoint
 from fullrank.search.sesa_config import SESAConfig, checked, checked_names, checked_weights
 from fullrank.search.text_encoders import RecurrentEncoder, StatesEncoder, VectorEncoder, Vocabulary
@@ -290,8 +291,7 @@ class SESA(nn.Module):
         Raises:
             ValueError: another number of texts on one side, or `top` below 1.
         """
-        if top < 1:
-            raise ValueError(f"top={top} is not accepted; a whole number from 1 on")
+        at_least_one(top, "top")
         first, second = self._side(a, known_a, "a"), self._side(b, known_b, "b")
         if len(first.explicit) != len(second.explicit):
             raise ValueError(f"{len(first.explicit)} and {len(second.explicit)} texts: each pair needs one of each")

@@ -18,6 +18,7 @@ from fullrank._files import write_json
 from fullrank.search import sesa_targets
 from fullrank.search.dense import nearest
 from fullrank.search.protocols import Document, Ranking
+from fullrank.search.run import at_least_one
 from fullrank.search.sesa import SESA, Contribution, unit
 from fullrank.search.sesa_losses import SESALoss
 from fullrank.search.sesa_reranker import SESAReranker, in_batches
@@ -279,8 +280,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         if not len(candidate_texts):
             raise ValueError("candidate_texts=[] leaves nothing to rank; give at least one")
-        if k is not None and k < 1:
-            raise ValueError(f"k={k} is not accepted; a whole number from 1 on")
+        if k is not None:
+            at_least_one(k)
         if not len(query_texts):
             return np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32)
         first = self._vectors(query_texts, "a", known_queries, "known_queries")

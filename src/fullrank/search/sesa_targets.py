@@ -39,8 +39,7 @@ def table(given: Any, concepts: Sequence[str], count: int, name: str) -> Float[T
                 found[row] = 0
                 found[row, numbers] = 1
         return found
-    whole = given.toarray() if hasattr(given, "toarray") else given
-    found = torch.as_tensor(np.asarray(whole, dtype=np.float32))
+    found = torch.as_tensor(np.asarray(_whole(given), dtype=np.float32))
     if found.shape != (count, K):
         raise ValueError(f"{name} has shape {tuple(found.shape)}; ({count}, {K}), texts by concepts, is needed")
     if found.isinf().any():
@@ -78,6 +77,10 @@ def check_probabilities(targets: Float[Tensor, "texts K"], concepts: Sequence[st
             f"{name}[{row}] ({concepts[column]!r}) is {float(targets[row, column])}; it lies in [0, 1] without "
             "standardize=True"
         )
+
+
+def _whole(given: Any) -> Any:
+    return given.toarray() if sparse.issparse(given) else given
 
 
 def _has_names(given: Any) -> bool:

@@ -24,14 +24,14 @@ class Pairs:
     """Texts that belong together, and what is known of them.
 
     Attributes:
-        texts: of the two sides.
+        texts: of the two sides: each a text, or a list of its sentences.
         targets: of the two sides' concepts: a table, or the numbers of those that are listed; None for nothing.
         known: concepts of the two sides that enter their vectors, or None.
         labels: 1 for a match and 0 for none, or None if all match.
         groups: pairs of one group are no negatives of each other.
     """
 
-    texts: tuple[Sequence[Text], Sequence[Text]]
+    texts: tuple[Sequence[Any], Sequence[Any]]
     targets: tuple[Targets | None, Targets | None] = (None, None)
     known: tuple[Tensor | None, Tensor | None] = (None, None)
     labels: Tensor | None = None
@@ -43,8 +43,7 @@ class Pairs:
     def take(self, rows: Tensor) -> Pairs:
         """The pairs at these places."""
         chosen = rows.tolist()
-        first: list[Text] = [self.texts[0][row] for row in chosen]
-        second: list[Text] = [self.texts[1][row] for row in chosen]
+        first, second = ([side[row] for row in chosen] for side in self.texts)
         targets = (_taken(self.targets[0], rows), _taken(self.targets[1], rows))
         known = (_taken(self.known[0], rows), _taken(self.known[1], rows))
         return Pairs((first, second), targets, known, _taken(self.labels, rows), _taken(self.groups, rows))
