@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from fullrank.search import Run, reranker
+from fullrank.search import Run, SESAMatcher, reranker
 from fullrank.search.protocols import Document
 
 TEXTS = {"a": "aa bb", "b": "cc", "c": "dd ee ff gg", "d": "hh"}
@@ -97,3 +97,24 @@ def test_bad_input(fullrank, files, arguments, words):
     (files / "other.tsv").write_text("q1\taa cc\n")
     assert words in fullrank("rerank", *arguments).complaint
     assert not (files / "new").exists()
+
+
+def test_sesa_says_which_concepts_order_documents(fullrank, files):
+    matcher = SESAMatcher(["letters", "numbers"], embedding=8, epochs=20, min_count=1)
+    matcher.fit(["aa bb", "11 22"] * 8, ["aa cc", "22 33"] * 8, concepts_a=[[1.0, 0.0], [0.0, 1.0]] * 8)
+    matcher.save_pretrained("skills")
+    asked = ("rerank", "run.trec", *GIVEN, "--method", "sesa", "--model", "skills")
+    told = fullrank(*asked, "-o", "better.trec", "--why")
+    assert told.code == 0
+    assert "letters +" in told.out
+    rows = fullrank(*asked, "-o", "better.trec", "--overwrite", "--why", "--json", "-k", 2).json
+    assert [row["query"] for row in rows] == ["q1", "q1", "q2", "q2"]
+    bias = float(matcher.model_.bias.detach())
+    for row in rows:
+        total = sum(part["contribution"] for part in row["why"]) + bias
+        assert total == pytest.approx(row["score"], abs=1e-4)
+        assert set(row["why"][0]) == {"concept", "contribution", "value_a", "value_b", "shared_absence"}
+    refused = fullrank("rerank", "run.trec", *GIVEN, "-o", "new.trec", "--why")
+    assert "the scores of bi-encoder have no parts to show; --method sesa has concepts" in refused.complaint
+    assert not (files / "new.trec").exists()
+    assert "sesa.json is missing" in fullrank(*asked[:-1], ".", "-o", "new.trec").complaint

@@ -99,6 +99,7 @@ OPTIONS = st.fixed_dictionaries(
         "latent": st.sampled_from([0, 3]),
         "sparsity": st.sampled_from([None, 2]),
         "separate": st.booleans(),
+        "weights": st.sampled_from([None, "learned", [0.0, 1.0, 2.0, 0.5, 1.0]]),
         "rank": st.just(3),
     }
 )
@@ -122,7 +123,12 @@ def test_padding_changes_nothing_and_contributions_sum_to_the_score(options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"head": "factorized", "rank": 2, "separate": True}, {"cell": "none", "latent": 2}]
+    "options",
+    [
+        {"weights": [1.0, 2.0, 0.0, 1.0, 3.0]},
+        {"head": "factorized", "rank": 2, "separate": True, "weights": "learned"},
+        {"cell": "none", "latent": 2},
+    ],
 )
 def test_a_saved_model_scores_the_same(options, tmp_path):
     vocabulary = Vocabulary([f"w{number}" for number in range(1, 20)])
@@ -132,6 +138,8 @@ def test_a_saved_model_scores_the_same(options, tmp_path):
     again = SESA.from_pretrained(model.save_pretrained(tmp_path / "model"), concepts=NAMES)
     texts = ["w3 w4 unknown", "W1, w2!"]
     assert torch.equal(again(texts, texts), model(texts, texts))
+    halved = SESA.from_pretrained(model.half().save_pretrained(tmp_path / "half"))
+    assert halved.bias.dtype == torch.float16
     assert again.concept_values("w3").keys() == dict.fromkeys(NAMES).keys()
     with pytest.raises(ValueError, match="concept 0 is 'python', 'welding' is expected"):
         SESA.from_pretrained(tmp_path / "model", concepts=[*NAMES[1:], NAMES[0]])
@@ -139,9 +147,31 @@ def test_a_saved_model_scores_the_same(options, tmp_path):
         SESA.from_pretrained(tmp_path / "model", concepts=NAMES[1:])
     with pytest.raises(FileNotFoundError, match=r"sesa\.json is missing"):
         SESA.from_pretrained(tmp_path)
-    (tmp_path / "model" / "sesa.json").write_text("{}")
-    with pytest.raises(ValueError, match="is damaged"):
-        SESA.from_pretrained(tmp_path / "model")
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    build().save_pretrained(tmp_path)
+    about, tensors = (tmp_path / "sesa.json").read_text(), (tmp_path / "model.safetensors").read_bytes()
+    shorter = about.replace('"biology"', '"biology",\n  "chess"')
+    for text, content, words in [
+        ("{}", tensors, "is damaged: 'format'"),
+        (about[:50], tensors, "is damaged"),
+        (about.replace('"format": 1', '"format": 2'), tensors, "has format 2, this version of Fullrank reads 1"),
+        (about.replace('"options"', '"choices"'), tensors, "options is missing"),
+        (shorter, tensors, "names 6 concepts, but its head has 5"),
+        (about, tensors[:100], "is damaged"),
+        (about, None, "is damaged: .* No such file"),
+    ]:
+        (tmp_path / "sesa.json").write_text(text)
+        (tmp_path / "model.safetensors").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            SESA.from_pretrained(tmp_path)
+    build(pooling="max").double().save_pretrained(tmp_path)
+    (tmp_path / "sesa.json").write_text(about)  # as if writing had been stopped between the two files
+    with pytest.raises(ValueError, match="belongs to other tensors"):
+        SESA.from_pretrained(tmp_path)
 
 
 def test_encoders_of_others(tmp_path):
@@ -165,6 +195,72 @@ def test_encoders_of_others(tmp_path):
     over = SESA(concepts=NAMES, encoder=bert).train()
     over(batch(), batch()).sum().backward()
     assert bert.embeddings.word_embeddings.weight.grad is not None
+
+
+class Letters:
+    """A tokenizer that frames texts, as those of transformers do: 1 letters 2, padded with 3."""
+
+    def __call__(self, texts, padding, padding_side, return_tensors, verbose):
+        from transformers import BatchEncoding
+
+        rows = [[1, *(4 + ord(letter) % 16 for letter in text), 2] for text in texts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [3] * (longest - len(row)) for row in rows])
+        return BatchEncoding({"input_ids": ids, "attention_mask": (ids != 3).long()})
+
+
+def test_texts_go_to_a_transformers_encoder_by_its_tokenizer():
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    bert = BertModel(
+        BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+    model = SESA(concepts=NAMES, encoder=bert, tokenizer=Letters()).eval()
+    v, empty = model.encode(["abc", "  ", "abcdef"], return_empty=True)
+    assert empty.tolist() == [False, True, False]
+    assert not v[1].any()
+    torch.testing.assert_close(v[:1], model.encode(["abc"]))  # padding is not seen
+
+
+def test_weights_say_how_much_a_concept_counts():
+    v = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]])
+    plain, light = build(activation="relu"), build(activation="relu", weights=[0.01, 1.0, 1.0, 1.0, 1.0])
+    light.load_state_dict(plain.state_dict(), strict=False)
+    for model in (plain, light):
+        model.head.weight.data.zero_()
+        model.head.bias.data.copy_(v[0])
+    parts = {row.concept: row.contribution for row in light.explain(batch(1), batch(1), top=2)[0]}
+    assert parts["python"] < 0.02 * parts["welding"]
+    assert build(weights="learned").weights.detach() == pytest.approx(torch.ones(5))
+    loss = build(weights="learned")
+    loss(batch(), batch(seed=1)).sum().backward()
+    assert loss.learned_weights.grad.isfinite().all()
+
+
+def test_concepts_that_both_lack_are_told_from_those_that_both_have():
+    model = build()
+    model.head.weight.data.zero_()
+    model.head.bias.data.copy_(torch.tensor([2.0, -3.0, 0.0, 0.0, 0.0]))
+    first, second = model.explain(batch(1), batch(1), top=2)[0]
+    assert (first.concept, first.shared_absence, first.contribution > 0) == ("welding", True, True)
+    assert (second.concept, second.shared_absence) == ("python", False)
+
+
+def test_a_vector_of_zeros_scores_the_bias_with_finite_gradients():
+    model = build(activation="relu")
+    model.head.bias.data.fill_(-100.0)
+    scores = model(batch(), batch(seed=1))
+    assert torch.equal(scores, model.bias.expand(3, 3))
+    scores.sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the compiler's
+def test_it_compiles(unchecked):
+    model = build()
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(batch(), batch(seed=1)), model(batch(), batch(seed=1)))
 
 
 def test_known_concepts_and_empty_texts():
@@ -192,8 +288,12 @@ def test_the_factorized_head_grows():
     after = model.encode(batch())
     torch.testing.assert_close(after[:, :5], before)
     assert after.shape == (3, 7)
+    dense = build()
     with pytest.raises(ValueError, match="a dense head cannot grow"):
-        build().add_concepts(["chess"])
+        dense.add_concepts(["chess"])
+    assert dense.concept_names == tuple(NAMES)
+    weighted = build(head="factorized", rank=2, weights=[2.0] * 5).add_concepts(["chess"])
+    assert weighted.weights.tolist() == [2.0] * 5 + [1.0]
     with pytest.raises(ValueError, match="'law' stands twice"):
         model.add_concepts(["law"])
 
@@ -203,9 +303,12 @@ def test_groups_are_no_negatives_and_sampling_estimates_the_loss():
     same = torch.eye(4, dtype=torch.bool)
     torch.testing.assert_close(softmax_loss(scores, same), softmax_loss(scores))
     comparison = build().compare(batch(4), batch(4, seed=1))
-    for rank in ("softmax", "hinge"):
+    for rank in ("softmax", "hinge", "logistic"):
         grouped = SESALoss(rank)(comparison, group_ids=torch.tensor([0, 0, 1, 1]))
-        assert grouped < SESALoss(rank)(comparison) + 1e-6
+        one_group = SESALoss(rank)(comparison, group_ids=torch.zeros(4, dtype=torch.long))
+        assert grouped < SESALoss(rank)(comparison) + (1e-6 if rank != "logistic" else 9)
+        if rank == "logistic":
+            torch.testing.assert_close(one_group, torch.nn.functional.softplus(-comparison.scores.diagonal()).mean())
     labels = torch.full((4, 4), torch.nan)
     labels[0, 1] = 1
     expected = torch.nn.functional.softplus(-comparison.scores[0, 1])
@@ -214,6 +317,12 @@ def test_groups_are_no_negatives_and_sampling_estimates_the_loss():
     hidden = model.hidden(batch())[0]
     loss = sampled_concept_loss(model.head, hidden, [[0], [1, 2], []], 50, torch.Generator().manual_seed(0))
     assert loss.isfinite()
+    with pytest.raises(ValueError, match="listed has the number 9; those of the concepts are 0 to 4"):
+        sampled_concept_loss(model.head, hidden, [[0], [9], []])
+    with pytest.raises(ValueError, match="2 lists of concepts for 3 texts"):
+        sampled_concept_loss(model.head, hidden, [[0], [1]])
+    with pytest.raises(ValueError, match="names no concept"):
+        sampled_concept_loss(model.head, hidden, [[], [], []])
     torch.testing.assert_close(
         model.head.at(hidden, torch.tensor([[1], [2], [0]])).flatten(), model.head(hidden)[[0, 1, 2], [1, 2, 0]]
     )
@@ -240,12 +349,32 @@ def test_bad_calls(unchecked):
         (lambda: concept_loss(torch.zeros(1, 2), torch.tensor([[0.0, 1.5]])), r"targets\[0, 1\] is 1.5"),
         (lambda: build().encode(batch(), known=torch.zeros(3, 4)), "known has shape"),
         (lambda: build().encode(batch(), known=torch.full((3, 5), torch.nan)), r"known\[0, 0\] \('python'\) is nan"),
+        (lambda: build().encode(batch(), known=torch.full((3, 5), torch.inf)), r"known\[0, 0\] \('python'\) is inf"),
         (lambda: build().encode(["a text"]), "no vocabulary"),
+        (lambda: build(weights=[1.0, 2.0]), r"weights have shape \(2,\); \(5,\)"),
+        (lambda: build(weights=[1.0, 2.0, -1.0, 1.0, 1.0]), r"weights\[2\]=-1.0 is not accepted"),
+        (lambda: build(weights="tf-idf"), "weights='tf-idf' is not accepted"),
+        (lambda: build().explain(batch(), batch(), top=0), "top=0"),
+        (lambda: build().explain(batch(2), batch(3)), "2 and 3 texts"),
+        (lambda: build().similarity(torch.ones(1, 5), torch.ones(1, 5).double()), "side a is torch.float32 on cpu"),
+        (lambda: build().contributions(torch.ones(1, 5), torch.ones(1, 5, device="meta")), "on meta: bring both"),
+        (lambda: build().to("meta").encode(batch()), "token ids are on cpu, the model is on meta"),
+        (lambda: SESALoss()(build().compare(batch(), batch()), group_ids=torch.zeros(2).long()), "2 group_ids for 3"),
+        (
+            lambda: concept_loss(torch.zeros(1, 2), torch.tensor([[0.0, torch.nan]]), kind="mse"),
+            r"targets\[0, 1\] is nan",
+        ),
+        (lambda: logistic_loss(torch.zeros(2, 2), torch.full((2, 2), torch.nan)), "no pair was logged"),
+        (lambda: logistic_loss(torch.zeros(2, 2), torch.zeros(2, 3)), r"labels have shape \(2, 3\)"),
         (lambda: Vocabulary.of(["one text"]), "no word of 1 texts"),
     ]:
         with pytest.raises(ValueError, match=words):
             make()
     with pytest.raises(TypeError, match=r"concepts\[1\]=2 is int"):
         SESA(9, ["a", 2])
+    shortened = build(max_length=4)
     with pytest.warns(UserWarning, match="2 texts have more than max_length=4 tokens"):
-        build(max_length=4).encode(batch())
+        shortened.encode(batch())
+    shortened.encode(batch())  # told once, counted always
+    assert shortened.truncated == 4
+    assert len(build().explain(batch(), batch(), top=99)[0]) == 5

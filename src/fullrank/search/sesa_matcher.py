@@ -163,8 +163,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
 
     def fit(
         self,
-        texts_a: Sequence[Text],
-        texts_b: Sequence[Text],
+        texts_a: Iterable[Text],
+        texts_b: Iterable[Text],
         y: Any = None,
         concepts_a: Any = None,
         concepts_b: Any = None,
@@ -192,6 +192,7 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             ValueError: another number of texts, labels or groups, concepts of another shape or range, or too few pairs.
             TypeError: something that is not text.
         """
+        texts_a, texts_b = _all_of(texts_a, "texts_a"), _all_of(texts_b, "texts_b")
         count = self._checked(texts_a, texts_b, y)
         table = partial(sesa_targets.table, concepts=self.concepts, count=count)
         targets = self._targets(concepts_a, count, "concepts_a"), self._targets(concepts_b, count, "concepts_b")
@@ -218,29 +219,29 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             self.losses_, self.validation_ = train(self.model_, learned, held_out, self._objective(), plan, rng)
         return self
 
-    def score(self, texts_a: Sequence[str], texts_b: Sequence[str]) -> float:
+    def score(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> float:
         """Mean reciprocal rank of every text's partner among `texts_b`, for searches over settings."""
         check_is_fitted(self, "model_")
         return reciprocal_rank(self._scores(texts_a, texts_b))
 
-    def calibrate(self, texts_a: Sequence[str], texts_b: Sequence[str], y: Sequence[int]) -> SESAMatcher:
+    def calibrate(self, texts_a: Iterable[Text], texts_b: Iterable[Text], y: Any) -> SESAMatcher:
         """Learn from further labelled pairs how probable a match is at a score (Platt scaling): `match_probability`.
 
         Raises:
             ValueError: labels of one kind only.
         """
         check_is_fitted(self, "model_")
-        if len(set(y)) < 2:
+        if len(np.unique(y)) < 2:
             raise ValueError("y has labels of one kind only: pairs that match and pairs that do not are needed")
         self.calibration_ = LogisticRegression(C=1e6).fit(self._pair_scores(texts_a, texts_b)[:, None], y)
         return self
 
     # --- using ---------------------------------------------------------------------------------------------------
 
-    def transform(self, texts: Sequence[str], side: str = "a") -> np.ndarray:
+    def transform(self, texts: Iterable[Text], side: str = "a") -> np.ndarray:
         """Explicit vectors, (texts, concepts); their columns are `get_feature_names_out()`."""
         check_is_fitted(self, "model_")
-        given = list(map(joined, texts))
+        given = list(map(joined, _all_of(texts, "texts")))
         with torch.inference_mode():
             found = [
                 self.model_.encode(given[start : start + self.batch_size], side=side).float().cpu()
@@ -259,8 +260,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
 
     def rank(
         self,
-        query_texts: Sequence[str],
-        candidate_texts: Sequence[str],
+        query_texts: Iterable[Text],
+        candidate_texts: Iterable[Text],
         k: int | None = None,
         known_queries: Any = None,
         known_candidates: Any = None,
@@ -278,11 +279,12 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             ValueError: no candidates, or k below 1.
         """
         check_is_fitted(self, "model_")
-        if not len(candidate_texts):
+        query_texts, candidate_texts = list(query_texts), list(candidate_texts)
+        if not candidate_texts:
             raise ValueError("candidate_texts=[] leaves nothing to rank; give at least one")
         if k is not None:
             at_least_one(k)
-        if not len(query_texts):
+        if not query_texts:
             return np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32)
         first = self._vectors(query_texts, "a", known_queries, "known_queries")
         second = self._vectors(candidate_texts, "b", known_candidates, "known_candidates")
@@ -291,7 +293,7 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             scores = self.model_.score(near.to(self.model_.bias.device))
         return places.numpy(), scores.cpu().numpy()
 
-    def match_probability(self, texts_a: Sequence[str], texts_b: Sequence[str]) -> np.ndarray:
+    def match_probability(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> np.ndarray:
         """Of every pair (a_i, b_i), once `calibrate` has learned it."""
         check_is_fitted(self, "calibration_", msg="call calibrate(texts_a, texts_b, y) with labelled pairs first")
         return self.calibration_.predict_proba(self._pair_scores(texts_a, texts_b)[:, None])[:, 1]
@@ -356,12 +358,6 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
 
     def _checked(self, texts_a: Sequence[Text], texts_b: Sequence[Text], y: Any) -> int:
         """How many pairs there are."""
-        for name, texts in (("texts_a", texts_a), ("texts_b", texts_b)):
-            if isinstance(texts, str):
-                raise TypeError(f"{name} is one text; a list of texts is needed")
-            for place, text in enumerate(texts):
-                if not _is_text(text):
-                    raise TypeError(f"{name}[{place}]={text!r} is {type(text).__name__}; text, or a list of sentences")
         if len(texts_a) != len(texts_b) or not len(texts_a):
             raise ValueError(
                 f"{len(texts_a)} and {len(texts_b)} texts; as many of each side, and at least one, are needed"
@@ -374,9 +370,7 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
         if labels.shape != (len(texts_a),) or not np.isin(labels, (0, 1)).all():
             raise ValueError(f"y of shape {labels.shape}: 0 or 1 for each of {len(texts_a)} pairs is needed")
         if self.rank_loss != "logistic" and not (labels == 1).all():
-            raise ValueError(
-                f'y has pairs that do not match: rank_loss="logistic" learns from them, not {self.rank_loss}'
-            )
+            raise ValueError('y has pairs that do not match; only rank_loss="logistic" learns from them')
         return len(texts_a)
 
     def _targets(self, given: Any, count: int, name: str) -> Any:
@@ -460,19 +454,35 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             return None
         return sesa_targets.table(given, self.concepts, count, name).to(self.model_.bias.device)
 
-    def _vectors(self, texts: Sequence[Text], side: str, known: Any = None, name: str = "") -> torch.Tensor:
+    def _vectors(self, texts: Iterable[Text], side: str, known: Any = None, name: str = "") -> torch.Tensor:
         """What scores compare, of unit length for cosines."""
-        given = list(map(joined, texts))
+        given = list(map(joined, _all_of(texts, "texts")))
         found = in_batches(self.model_, given, side, self.batch_size, self._known(known, len(given), name))
         return (unit(found) if self.model_.config.similarity == "cosine" else found).float().cpu()
 
-    def _scores(self, texts_a: Sequence[Text], texts_b: Sequence[Text]) -> torch.Tensor:
+    def _scores(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> torch.Tensor:
         return self._vectors(texts_a, "a") @ self._vectors(texts_b, "b").mT
 
-    def _pair_scores(self, texts_a: Sequence[Text], texts_b: Sequence[Text]) -> np.ndarray:
+    def _pair_scores(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> np.ndarray:
         near = (self._vectors(texts_a, "a") * self._vectors(texts_b, "b")).sum(1)
         with torch.inference_mode():
             return self.model_.score(near.to(self.model_.bias.device)).cpu().numpy()
+
+
+def _all_of(texts: Iterable[Any], name: str) -> list[Text]:
+    """The texts of a list, an array or a column.
+
+    Raises:
+        TypeError: one of them is not text.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"{name} is one text; a list of texts is needed")
+    found = list(texts)
+    place = next((place for place, text in enumerate(found) if not _is_text(text)), None)
+    if place is not None:
+        kind = type(found[place]).__name__
+        raise TypeError(f"{name}[{place}]={found[place]!r} is {kind}; text, or a list of sentences, is needed")
+    return found
 
 
 def _is_text(text: Any) -> bool:
