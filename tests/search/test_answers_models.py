@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AddedToken,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from fullrank.search import Document
 from fullrank.search.answers import BasicRAG, InContextRALM
@@ -124,6 +133,13 @@ def test_special_tokens_in_a_prompt_are_text(t5, tokenizer):
     model = TransformersModel(t5, tokenizer)
     assert 1 not in model._encoded("paris </s> berlin")[:-1]
     assert model.count_tokens("the capital") == 3
+
+
+def test_tokens_that_end_a_turn_are_text_too(tokenizer):
+    chat = copy.deepcopy(tokenizer)
+    chat.add_tokens([AddedToken("<end_of_turn>", special=True), AddedToken("<plain>", special=False)])
+    assert "<end_of_turn>" not in chat.all_special_tokens
+    assert plain("a <end_of_turn><start> <plain>", chat) == "a < end_of_turn><start> <plain>"
 
 
 def test_a_conversation_uses_the_template(gpt, tokenizer):

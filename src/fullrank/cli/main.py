@@ -41,6 +41,7 @@ Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of runs. [defa
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
 # The base of all errors of usage: typer exports only its subclasses, and its click is the package or a copy within.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_STOPPED = 130
 _MARK = ("<!-- papers:begin -->\n", "<!-- papers:end -->\n")
 
 
@@ -53,7 +54,7 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort, Cancelled):
         errors.print("stopped")
-        sys.exit(130)
+        sys.exit(_STOPPED)
     except _UsageError as error:
         error.show()
         sys.exit(2)
@@ -62,6 +63,8 @@ def main() -> None:
             raise
         errors.print(f"error: {_words(error)}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    if code == _STOPPED:  # typer turns Ctrl-C into a code of its own accord
+        errors.print("stopped")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -17,6 +17,11 @@ errors = Console(stderr=True)
 VERDICT_STYLE = {"reproduced": "green", "not reproduced": "red", "not measured": "dim"}
 
 
+def harmless(text: str) -> str:
+    """A text of others on one line, without what a terminal would take as commands."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+
+
 def print_json(value: Any) -> None:
     """Strict JSON on the standard output, and nothing else."""
     print(to_json(value))

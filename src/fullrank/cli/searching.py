@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from fullrank.cli.output import console, errors, print_json
+from fullrank.cli.output import console, errors, harmless, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from fullrank.search import BM25Retriever, Document, Retriever
     from fullrank.search.model_indexes import ModelIndex
+    from fullrank.search.reading import Complaints
 
 Mode = Literal["keyword", "semantic", "hybrid", "bm25", "dense", "colbert", "splade", "unicoil"]
 SearchMethod = Literal["keyword", "semantic", "hybrid", "bm25", "dense", "colbert", "splade", "unicoil", "hyde"]
@@ -56,39 +57,27 @@ def index(
 
     Example: `fullrank index corpus.jsonl --out my-index --stemming en --meaning`
     """
-    from fullrank.search import BM25Retriever
+    from fullrank.search.index_folder import building
     from fullrank.search.reading import Complaints, read_documents
 
-    exists = (out / "retriever.json").exists()
-    if exists and not add:
-        raise FileExistsError(17, "An index is there; name another folder, or add --add", str(out))
-    if add and not exists:
-        raise FileNotFoundError(2, "No index is there to add to; leave out --add", str(out))
     asked = method or ("dense" if meaning else None)
     if model is not None and method is None:
         raise ValueError(f"model={model!r} makes no index without its method: --method colbert, for instance")
-    further = _model_indexes(out, asked, model, device, offline)
     complaints = Complaints()
     every = (d for path in documents for d in read_documents(path, None if strict else complaints))
-    with console.status("indexing"):
-        if add:
-            found = list(every)
-            retriever = BM25Retriever.load(out).add(found)
-        else:
-            chosen: dict[str, Any] = {"stopwords": _language(stopwords), "stemming": _language(stemming)}
-            retriever = BM25Retriever(**chosen).build(every, scratch=out / "building")
-            found = []
-        for index, new in further.values():
-            _extend(index, retriever.documents.values() if new else found, new, out / "building")
-        retriever.save(out)
-        for place, (index, _) in further.items():
-            index.save(place)
-        _remove(out / "building")
-    for example in complaints.examples:
-        errors.print(f"left out: {example}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if complaints.count:
-        errors.print(f"{complaints.count} lines could not be read and were left out; --strict stops at the first")
-    console.print(f"{len(retriever):,} documents in {out}", highlight=False, soft_wrap=True)
+    try:
+        with building(out) as scratch, console.status("indexing"):
+            exists = (out / "retriever.json").exists()
+            if exists and not add:
+                raise FileExistsError(17, "An index is there; name another folder, or add --add", str(out))
+            if add and not exists:
+                raise FileNotFoundError(2, "No index is there to add to; leave out --add", str(out))
+            chosen = None if add else {"stopwords": _language(stopwords), "stemming": _language(stemming)}
+            count = _index(out, every, chosen, _model_indexes(out, asked, model, device, offline), scratch)
+    finally:
+        _tell(complaints)
+    documents_now = "1 document" if count == 1 else f"{count:,} documents"
+    console.print(f"{documents_now} in {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 def search(
@@ -125,10 +114,16 @@ def search(
 
     if (query is None) == (queries is None):
         raise ValueError("give one query, or a file of them: --queries queries.tsv")
+    if query is not None and not query.strip():
+        raise ValueError(f"query={query!r} asks for nothing; give some words")
     if output is not None and output.exists() and not overwrite:
         raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
     keyword, retriever = _opened(folder, method, model, device, offline)
-    run = retriever.search(query if query is not None else read_queries(queries or Path()), count)
+    asked = {"0": query} if query is not None else read_queries(queries or Path())
+    run = retriever.search(asked, count)
+    blank = [id for id, text in asked.items() if not text.strip()]
+    if blank:
+        errors.print(f"blank, and so without results: query {_short(', '.join(blank))}", style="yellow", markup=False)
     if output is not None:
         errors.print(f"wrote {write_run(output, run)}", markup=False, highlight=False, soft_wrap=True)
         return
@@ -180,11 +175,35 @@ def ask(
     if as_json:
         print_json({"answer": answer.text, "sources": list(answer.sources)})
         return
-    console.print(answer.text or "no answer was found", markup=False, highlight=False)
+    console.print(harmless(answer.text) or "no answer was found", markup=False, highlight=False)
     for id in answer.sources:
         document = keyword.documents[id]
         shown = f"{document.title}: {document.text}" if document.title else document.text
         console.print(f"  [{id}] {_short(shown)}", style="dim", markup=False, highlight=False)
+
+
+def _index(
+    out: Path,
+    documents: Iterable[Document],
+    options: dict[str, Any] | None,
+    further: dict[Path, tuple[ModelIndex, bool]],
+    scratch: Path,
+) -> int:
+    """Index documents anew by options, or add them without; the number of documents now."""
+    from fullrank.search import BM25Retriever
+
+    if options is None:
+        found = list(documents)
+        retriever = BM25Retriever.load(out).add(found)
+    else:
+        found = []
+        retriever = BM25Retriever(**options).build(documents, scratch=scratch)
+    for index, new in further.values():
+        _extend(index, retriever.documents.values() if new else found, new, scratch)
+    retriever.save(out)
+    for place, (index, _) in further.items():
+        index.save(place)
+    return len(retriever)
 
 
 def _model_indexes(
@@ -214,6 +233,15 @@ def _extend(index: ModelIndex, documents: Collection[Document], new: bool, scrat
         index.build(list(documents)) if new else index.add(list(documents))
         return
     index.build(documents, scratch) if new else index.add(documents, scratch)
+
+
+def _tell(complaints: Complaints) -> None:
+    """Lines that were left out: how many, and the first of them."""
+    for example in complaints.examples:
+        errors.print(f"left out: {example}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if complaints.count:
+        lines = "1 line" if complaints.count == 1 else f"{complaints.count:,} lines"
+        errors.print(f"{lines} could not be read and had to be left out; --strict stops at the first", highlight=False)
 
 
 def _loading(method: str, device: str, offline: bool) -> dict[str, Any]:
@@ -269,21 +297,16 @@ def _hits(rows: list[dict[str, Any]], why: bool) -> Table:
     for row in rows:
         text = f"{row['title']}: {row['text']}" if row["title"] else row["text"]
         reasons = ", ".join(f"{term} {value:.2f}" for term, value in row.get("why", {}).items()) or "by meaning"
-        table.add_row(row["id"], f"{row['score']:.4g}", Text(_short(text)), *([Text(reasons)] if why else []))
+        table.add_row(
+            Text(harmless(row["id"])), f"{row['score']:.4g}", Text(_short(text)), *([Text(reasons)] if why else [])
+        )
     return table
 
 
 def _short(text: str) -> str:
-    words = " ".join(text.split())
+    words = harmless(text)
     return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
 
 
 def _language(text: str) -> str | None:
     return None if text == "none" else text
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    if folder.exists():
-        shutil.rmtree(folder)

@@ -62,7 +62,6 @@ def search(query: str, k: int = 10, mode: Mode = "hybrid") -> list[PaperHit]:
         raise ValueError(f'query={query!r} asks for nothing; give some words, such as "fine-tune with few parameters"')
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r} is not known; accepted: {', '.join(_MODES)}")
-    query = query.encode(errors="replace").decode()  # a shell may hand over half characters
     runs = _runs(query, mode)
     fused = reciprocal_rank_fusion(list(runs.values())) if mode == "hybrid" else runs[mode]
     cosines = runs["semantic"]["0"] if "semantic" in runs else {}

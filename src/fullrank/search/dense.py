@@ -16,7 +16,7 @@ from fullrank._optional import require
 from fullrank.data import bundled_encoder
 from fullrank.search.faiss_index import FaissIndex
 from fullrank.search.index_folder import open_index, save_index
-from fullrank.search.protocols import Document, Queries, identifiers, named
+from fullrank.search.protocols import Document, Queries, identifiers, named, whole_characters
 from fullrank.search.run import Run, at_least_one
 
 Backend = Literal["exact", "flat", "hnsw", "ivf"]
@@ -300,7 +300,7 @@ def encoded(encoder: Encoder, texts: list[str]) -> Float[torch.Tensor, "texts di
     Raises:
         ValueError: it is not one finite vector per text.
     """
-    given = encoder.encode(texts)
+    given = encoder.encode([whole_characters(text) for text in texts])
     vectors = given.detach().cpu() if isinstance(given, torch.Tensor) else torch.from_numpy(np.asarray(given))
     vectors = vectors.float()
     if vectors.ndim != 2 or len(vectors) != len(texts):

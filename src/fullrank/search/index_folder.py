@@ -9,11 +9,12 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fullrank._files import write_json
 
@@ -57,6 +58,38 @@ def save_index(folder: str | Path, kind: str, about: dict[str, Any], write: Call
             if other != version:
                 shutil.rmtree(other)
     return folder
+
+
+@contextmanager
+def building(folder: str | Path) -> Iterator[Path]:
+    """A place within an index's folder for its parts while it is made, by one process at a time; gone afterwards.
+
+    What a build that was killed left there is removed; a folder that was made for nothing too.
+
+    Raises:
+        FileExistsError: another process builds there.
+        NotADirectoryError: a file has that name.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(20, "A file is there; name a folder", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, scratch = folder / ".building.lock", folder / "building"
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir()
+                yield scratch
+            finally:
+                shutil.rmtree(scratch)
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        text = "Another process builds an index there; wait for it, or name another folder"
+        raise FileExistsError(17, text, str(folder)) from error
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def open_index(

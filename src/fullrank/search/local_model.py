@@ -154,7 +154,8 @@ class _Ended:
 
 def plain(text: str, tokenizer: Any) -> str:
     """A text with every special token broken: what a passage quotes never ends the passage, or the turn."""
-    for token in tokenizer.all_special_tokens:
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}  # such as ends of turns
+    for token in sorted(added.union(tokenizer.all_special_tokens)):
         if len(token) > 1:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text

@@ -117,6 +117,11 @@ class Generator(Protocol):
         ...
 
 
+def whole_characters(text: str) -> str:
+    """A text with "?" for halves of characters, which JSON and shells can bring, but no file or tokenizer takes."""
+    return text.encode(errors="replace").decode()
+
+
 def named(queries: Queries) -> dict[str, str]:
     """Queries by id, whatever form they came in."""
     if isinstance(queries, str):

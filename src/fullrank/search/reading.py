@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fullrank._files import write_bytes, write_text
-from fullrank.search.protocols import Document
+from fullrank.search.protocols import Document, whole_characters
 from fullrank.search.run import Qrels, Run
 
 _KEPT_COMPLAINTS = 20
@@ -120,18 +120,25 @@ def _records(path: Path, complaints: Complaints | None) -> Iterator[tuple[int, d
     """Line number and fields."""
     match path.suffix.lower():
         case ".parquet":
-            import pyarrow.parquet
-
-            yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
+            yield from enumerate(_parquet_rows(path), 1)
         case ".jsonl" | ".json" | ".ndjson":
             yield from _json_lines(path, complaints)
         case ".tsv" | ".txt":
-            with path.open(encoding="utf-8", newline="") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield number, _tab_separated(line.rstrip("\r\n").split("\t"))
+            yield from _tab_separated_lines(path, complaints)
         case _:
             raise ValueError(f"{path}: files that end in .jsonl, .tsv, .txt or .parquet are read")
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    with path.open("rb") as file:
+        try:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
+                yield from batch.to_pylist()
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
 
 
 def _json_lines(path: Path, complaints: Complaints | None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -149,6 +156,18 @@ def _json_lines(path: Path, complaints: Complaints | None) -> Iterator[tuple[int
             yield number, record
 
 
+def _tab_separated_lines(path: Path, complaints: Complaints | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                _complain(complaints, f"{path}, line {number} is not UTF-8: {line[:60]!r}", error)
+                continue
+            if text.strip():
+                yield number, _tab_separated(text.rstrip("\r\n").split("\t"))
+
+
 def _tab_separated(columns: list[str]) -> dict[str, Any]:
     if len(columns) == 2:
         return {"id": columns[0], "text": columns[1]}
@@ -163,12 +182,12 @@ def _document(record: dict[str, Any]) -> Document:
         raise ValueError(f"{fields['columns']} columns; id and text, or id, title and text, are needed")
     if fields.get("id") is None:
         raise ValueError(f"no id; id and contents (or text) are needed: {str(record)[:60]}")
-    id = str(fields.pop("id"))
+    id = whole_characters(str(fields.pop("id")))
     text = next((fields.pop(name) for name in ("contents", "text") if name in fields), None)
     if not isinstance(text, str):
         raise ValueError(f"document {id!r} has no text: contents or text is {text!r}")
     title = fields.pop("title", None)
-    return Document(id, text, title=str(title) if title else "", metadata=fields)
+    return Document(id, whole_characters(text), title=whole_characters(str(title)) if title else "", metadata=fields)
 
 
 def _by_query(path: Path, value: str) -> dict[str, dict[str, Any]]:
