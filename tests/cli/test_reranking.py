@@ -104,7 +104,7 @@ def test_sesa_says_which_concepts_order_documents(fullrank, files):
     matcher.fit(["aa bb", "11 22"] * 8, ["aa cc", "22 33"] * 8, concepts_a=[[1.0, 0.0], [0.0, 1.0]] * 8)
     matcher.save_pretrained("skills")
     asked = ("rerank", "run.trec", *GIVEN, "--method", "sesa", "--model", "skills")
-    told = fullrank(*asked, "-o", "better.trec", "--why")
+    told = fullrank(*asked, "-o", "better.trec", "--why", "--offline")
     assert told.code == 0
     assert "letters +" in told.out
     rows = fullrank(*asked, "-o", "better.trec", "--overwrite", "--why", "--json", "-k", 2).json

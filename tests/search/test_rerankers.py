@@ -201,7 +201,7 @@ def test_a_reranker_that_loses_documents_is_told():
 
 @pytest.mark.parametrize("name", sorted(RERANKERS))
 def test_no_name_loads_a_model_before_it_is_used(name):
-    options = {} if name == "bi-encoder" else {"local_files_only": True}
+    options = {} if name in ("bi-encoder", "sesa") else {"local_files_only": True}  # which load from here alone
     made = reranker(name, "/nowhere/model", **options)
     assert isinstance(made, Reranker)
     assert made.rerank("q", []).documents == ()

@@ -15,6 +15,7 @@ from fullrank.cli.output import console, errors, print_json
 if TYPE_CHECKING:
     from fullrank.search import Document, Run, SESAReranker
 
+_OFFLINE = ("bi-encoder", "sesa")  # which load from this machine in any case
 _EXPLAINED = 5  # documents of a query
 
 
@@ -60,7 +61,9 @@ def rerank(
 
     if output.exists() and not overwrite:
         raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
-    chosen = {"batch_size": batch_size, "max_length": max_length, "local_files_only": offline or None}
+    chosen = {"batch_size": batch_size, "max_length": max_length, "local_files_only": None}
+    if offline and method not in _OFFLINE:
+        chosen["local_files_only"] = True
     options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     made = reranker(method, model, device=device, **options)
     if (why or as_json) and not isinstance(made, SESAReranker):
