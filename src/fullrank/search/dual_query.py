@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fullrank.search.exemplar_retriever import ExemplarRetriever, Found
 from fullrank.search.exemplar_selection import complex_exemplars
-from fullrank.search.exemplars import PROMPT, Exemplar, pair_text
+from fullrank.search.exemplars import PROMPT, Exemplar, Template, pair_text
 from fullrank.search.language_model import BatchFunctionModel, LanguageModel, language_model
 from fullrank.search.run import at_least_one
 
@@ -79,7 +79,7 @@ class DualQuerySelector:
         first_shot_selector: FirstShots | None = None,
         n_shots: int = 8,
         n_candidates: int = 64,
-        template: Callable[[Sequence[Exemplar], str], str] = PROMPT,
+        template: Template = PROMPT,
         max_new_tokens: int = 300,
         stop: Sequence[str] = ("\nQuestion:",),
     ) -> None:

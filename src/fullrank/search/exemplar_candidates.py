@@ -11,12 +11,11 @@ from torch import Tensor
 
 from fullrank.search.determinantal import dpp_kernel, k_dpp_sample
 from fullrank.search.exemplar_selection import lexical_exemplars
-from fullrank.search.exemplars import PROMPT, Exemplar, numbered_solution, plain_solution
+from fullrank.search.exemplars import PROMPT, Exemplar, Template, numbered_solution, plain_solution
 from fullrank.search.language_model_scores import continuation_likelihoods
 from fullrank.search.pretrained import Pretrained
 
 Score = Callable[[list[str], list[str]], Sequence[float]]
-Template = Callable[[Sequence[Exemplar], str], str]
 
 
 def solution_neighbours(pool: Sequence[Exemplar], n: int = 49) -> list[list[int]]:

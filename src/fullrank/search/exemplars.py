@@ -92,6 +92,7 @@ class PromptTemplate:
         return inserted(self.question, question=question)
 
 
+Template = Callable[[Sequence[Exemplar], str], str]
 PROMPT = PromptTemplate()
 
 
