@@ -223,7 +223,7 @@ def study(trial: Trial) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_components=.*nothing is dropped")
         trial.progress(0, 5, "encoding")
-        vectors = trial.tensors(f"vectors {train_count} {test_count}", partial(_vectors, pool, tests))
+        vectors = _vectors(trial, pool, tests)
         usefulness = _usefulness(pool, tests)
         trial.progress(1, 5, "selecting")
         chosen = _selections(trial, pool, tests, vectors)
@@ -270,7 +270,7 @@ def _problems(split: str, count: int) -> list[Any]:
     return [Exemplar(str(r["id"]), r["question"], r["answer"]) for r in data.load("gsm8k-mini", split)[:count]]
 
 
-def _vectors(pool: Sequence[Any], tests: Sequence[Any]) -> dict[str, Any]:
+def _vectors(trial: Trial, pool: Sequence[Any], tests: Sequence[Any]) -> dict[str, Any]:
     """MiniLM's means of token vectors, not normalised."""
     import numpy as np
     import torch
@@ -295,7 +295,12 @@ def _vectors(pool: Sequence[Any], tests: Sequence[Any]) -> dict[str, Any]:
         "corrupted": [f"{e.question}\t{corrupted(e)}" for e in tests],
     }
     encode = type(encoder)(modules=list(pooled)).encode
-    return {name: torch.as_tensor(encode(part, show_progress_bar=False)) for name, part in texts.items()}
+
+    def encoded(part: list[str]) -> dict[str, Any]:
+        return {"vectors": torch.as_tensor(encode(part, show_progress_bar=False))}
+
+    found = {name: trial.tensors(f"{len(part)} {name}", partial(encoded, part)) for name, part in texts.items()}
+    return {name: part["vectors"] for name, part in found.items()}
 
 
 def _usefulness(pool: Sequence[Any], tests: Sequence[Any]) -> list[list[float]]:
@@ -398,13 +403,17 @@ def _trained_heads(trial: Trial, pool: Any, vectors: dict[str, Any], usefulness:
     worth = [{n: _similarity(known[sample], known[n]) for n in row} for sample, row in enumerate(near)]
     ranked = [sorted(row, key=lambda n, of=of: -of[n]) for row, of in zip(near, worth, strict=True)]
     questions = parts["pool questions"]
-    drawn = sampled_sets(questions[: len(near)], questions, near, 8, count=10)
+    drawn = trial.step(
+        f"sets of {len(near)}", partial(sampled_sets, questions[: len(near)], questions, near, 8, count=10)
+    )
     sets = [
         sorted(row, key=lambda places, of=of: -sum(of[n] for n in places)) for row, of in zip(drawn, worth, strict=True)
     ]
     found: dict[str, list[float]] = {}
     for seed in trial.seeds if trial.scale != "smoke" else trial.seeds[:1]:
-        for name, places in _with_heads(parts, ranked, sets, seed).items():
+        for name, places in trial.step(
+            f"heads of {len(near)} seed {seed}", partial(_with_heads, parts, ranked, sets, seed)
+        ).items():
             found.setdefault(name, []).append(_mean_usefulness(usefulness, places))
     return found
 
