@@ -306,6 +306,36 @@ def test_parts_on_disk_while_it_is_built(tmp_path, monkeypatch):
     assert loaded.search("number7")["0"].keys() == {"d7"}
 
 
+@pytest.mark.parametrize("sparse", [0, 10**9])
+@pytest.mark.parametrize("variant", ["lucene", "bm25+"])
+def test_both_ways_to_sum_give_the_same(sparse, variant, documents, monkeypatch):
+    built = BM25Retriever(variant).build(documents)
+    queries = ["rank matrix", "matrix matrix rank cats", "sleep values", "cats", "none of these"]
+    expected = built.search(queries)
+    monkeypatch.setattr("fullrank.search.inverted_index._SPARSE", sparse)
+    for id, scores in built.search(queries).items():
+        assert scores == pytest.approx(expected[id], rel=1e-12)
+        assert list(scores) == list(expected[id])
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_KEPT_TERMS", 2), ("_KEPT_TERMS", 0), ("_KEPT_POSTINGS", 2)])
+def test_what_is_kept_of_queries_is_bounded(limit, value, documents, monkeypatch):
+    queries = ["rank matrix", "matrix rank", "cats rank", "sleep values"] * 2
+    expected = BM25Retriever().build(documents).search(queries)
+    monkeypatch.setattr(f"fullrank.search.bm25.{limit}", value)
+    built = BM25Retriever().build(documents)
+    assert built.search(queries) == expected
+    assert len(built._kept) <= 2
+    assert built._kept_postings == sum(len(places) for places, _, _ in built._kept.values())
+
+
+def test_an_id_twice_is_found_between_parts_too(monkeypatch):
+    monkeypatch.setattr(BM25Retriever, "segment_size", 2)
+    documents = [*collection([f"rank number{number}" for number in range(5)]), Document("d1", "again")]
+    with pytest.raises(ValueError, match="two documents have the id 'd1'"):
+        BM25Retriever().build(documents)
+
+
 def test_stemming_and_scripts_without_spaces():
     retriever = BM25Retriever(stemming="en").build(collection(["ranking matrices", "ranked lists", "北京的天气很好"]))
     assert set(retriever.search("ranks")["0"]) == {"d0", "d1"}

@@ -242,9 +242,10 @@ def test_vectors_of_another_shape(tmp_path):
 
 def test_a_newer_format_and_another_retriever(kind, folder):
     change(folder, format=99)
-    with pytest.raises(ValueError, match="has format 99, this version of Fullrank reads 1; build it again"):
+    known = index_folder._FORMAT
+    with pytest.raises(ValueError, match=f"has format 99, this version of Fullrank reads {known}; build it again"):
         kind.load(folder)
-    change(folder, format=1, kind="GraphRetriever")
+    change(folder, format=known, kind="GraphRetriever")
     with pytest.raises(ValueError, match=r"is an index of GraphRetriever, not of .*; open it with GraphRetriever.load"):
         kind.load(folder)
 

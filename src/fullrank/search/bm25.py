@@ -16,7 +16,9 @@ from fullrank.search.protocols import Document
 from fullrank.search.segmented_index import DAMAGE
 from fullrank.search.segments import Segment, counted_segment
 
-_KEPT_TERMS = 20_000  # whose scores are kept
+# Terms whose scores are kept, and how many postings they have at most: 256 MB.
+_KEPT_TERMS = 20_000
+_KEPT_POSTINGS = 16_000_000
 
 
 class BM25Retriever(InvertedIndex):
@@ -104,16 +106,31 @@ class BM25Retriever(InvertedIndex):
         average = sum(segment.total for segment in self._segments) / max(self._count, 1)
         self._norms = [1 - self.b + self.b * segment.lengths / (average or 1.0) for segment in self._segments]
         self._kept: dict[str, Scored | None] = {}
+        self._kept_postings = 0
 
     def _query_weights(self, texts: Sequence[str]) -> list[dict[str, int]]:
         return [term_counts(self._terms(text)) for text in texts]
 
     def _scored(self, term: str) -> Scored | None:
-        if term not in self._kept:
-            if len(self._kept) >= _KEPT_TERMS:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[term] = self._score(term)
-        return self._kept[term]
+        if term in self._kept:
+            return self._kept[term]
+        scored = self._score(term)
+        self._kept[term] = scored
+        self._kept_postings += _length(scored)
+        if len(self._kept) > _KEPT_TERMS or self._kept_postings > _KEPT_POSTINGS:
+            self._forget_terms()
+        return scored
+
+    def _forget_terms(self) -> None:
+        """Forget what was kept first, until a quarter of the room is free."""
+        held = {term: _length(scored) for term, scored in list(self._kept.items())}
+        left, terms = sum(held.values()), len(held)
+        for term, postings in held.items():
+            if left <= _KEPT_POSTINGS * 3 // 4 and terms <= _KEPT_TERMS * 3 // 4:
+                break
+            self._kept.pop(term, None)
+            left, terms = left - postings, terms - 1
+        self._kept_postings = left
 
     def _score(self, term: str) -> Scored | None:
         found = self._postings(term)
@@ -127,3 +144,7 @@ class BM25Retriever(InvertedIndex):
         idf = inverse_document_frequency(self.variant, self._count, len(held))
         absent = idf * absent_frequency(self.variant, self.k1)
         return Scored(held, idf * np.concatenate(tf) - absent, absent)
+
+
+def _length(scored: Scored | None) -> int:
+    return 0 if scored is None else len(scored.documents)

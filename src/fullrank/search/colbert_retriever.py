@@ -76,9 +76,7 @@ class ColBERTRetriever(SegmentedIndex[TokenSegment]):
             block = asked[start : start + _QUERIES]
             encoded = self._queries([texts[query_id] for query_id in block])
             for query_id, scores, rows in zip(block, *self._nearest(encoded, min(k, len(self))), strict=True):
-                run[query_id] = {
-                    self._id(row): score for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-                }
+                run[query_id] = dict(zip(self._ids(rows.numpy()), scores.tolist(), strict=True))
         return run
 
     @classmethod

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from fullrank._files import write_json
 
 _ABOUT = "retriever.json"
-_FORMAT = 1
+_FORMAT = 2
 
 Index = TypeVar("Index")
 

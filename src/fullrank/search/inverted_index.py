@@ -14,6 +14,9 @@ from fullrank.search.run import Run, at_least_one
 from fullrank.search.segmented_index import SegmentedIndex
 from fullrank.search.segments import Segment
 
+# Below one posting per this many documents, postings are merged rather than added to an array of all.
+_SPARSE = 32
+
 
 class Scored(NamedTuple):
     """What a term adds to documents.
@@ -96,28 +99,38 @@ class InvertedIndex(SegmentedIndex[Segment]):
         parts = [(weight, scored) for term, weight in weights.items() if (scored := self._scored(term)) is not None]
         if not parts:
             return {}
-        scores = np.zeros(self._count)
-        if len(parts) == 1:
-            found = parts[0][1].documents
-        else:
-            holds = np.zeros(self._count, dtype=bool)
-            for _, (places, _, _) in parts:
-                holds[places] = True
-            found = np.flatnonzero(holds)
-        for weight, (places, values, _) in parts:
-            scores[places] += values if weight == 1 else weight * values
-        reached = scores[found] + sum(weight * absent for weight, (_, _, absent) in parts)
+        found, scores = _summed(parts, self._count)
+        reached = scores + sum(weight * absent for weight, (_, _, absent) in parts)
         if len(found) > k:  # ties of the last place stay in, so that their order decides
             last = np.partition(reached.astype(np.float32), len(found) - k)[len(found) - k]
             best = reached.astype(np.float32) >= last
             found, reached = found[best], reached[best]
-        ids = [self._id(number) for number in found.tolist()]
+        ids = self._ids(found)
         order = trec_order(ids, reached)[:k].tolist()
         return {ids[place]: float(reached[place]) for place in order}
 
     def _document(self, id: str) -> Document:
-        segment, place = self._located(self._number(id))
+        ((segment, place),) = self._places(np.array([self._number(id)]))
         return segment.document(place)
+
+
+def _summed(
+    parts: Sequence[tuple[int | float, Scored]], documents: int
+) -> tuple[Int[np.ndarray, " found"], Float[np.ndarray, " found"]]:
+    """Documents that stand in any part, ascending, and the sums of their values times the part's weight."""
+    weighted = [scored.values if weight == 1 else weight * scored.values for weight, scored in parts]
+    if len(parts) == 1:
+        return parts[0][1].documents, weighted[0]
+    places, values = np.concatenate([scored.documents for _, scored in parts]), np.concatenate(weighted)
+    if len(places) * _SPARSE > documents:
+        holds = np.zeros(documents, dtype=bool)
+        holds[places] = True
+        found = np.flatnonzero(holds)
+        return found, np.bincount(places, values, documents)[found]
+    order = np.argsort(places, kind="stable")  # which merges what is sorted already
+    places = places[order]
+    first = np.flatnonzero(np.diff(places, prepend=-1))
+    return places[first], np.add.reduceat(values[order], first)
 
 
 class _Documents(Mapping[str, Document]):

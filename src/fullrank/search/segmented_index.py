@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from fullrank.search.index_folder import save_index
 from fullrank.search.protocols import Document
@@ -30,17 +31,22 @@ class Part:
 
     Attributes:
         folder: where its files lie, or None while it is in memory only.
+        ids: of the documents.
     """
 
     folder: Path | None = None
-
-    @cached_property
-    def ids(self) -> list[str]:
-        """Ids of the documents."""
-        raise NotImplementedError
+    ids: Sequence[str]
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def number(self, id: str) -> int | None:
+        """The number of a document; None where it is not there."""
+        return self._numbers.get(id)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {id: number for number, id in enumerate(self.ids)}
 
     def without(self: P, gone: Bool[np.ndarray, " documents"]) -> P:
         """The segment less some documents."""
@@ -123,7 +129,7 @@ class SegmentedIndex(Generic[P]):
         """
         new = self._made(documents, scratch)
         _check_unique(new)
-        self._drop({id for segment in new for id in segment.ids})
+        self._drop(id for segment in new for id in segment.ids)
         self._segments += new
         self._refresh()
         return self
@@ -134,10 +140,9 @@ class SegmentedIndex(Generic[P]):
         Raises:
             LookupError: an id that is not there.
         """
-        wanted = set(ids)
-        unknown = wanted - {id for segment in self._segments for id in segment.ids}
-        if unknown:
-            raise LookupError(f"the index has no document {min(unknown)!r}; it has {self._count}")
+        wanted = sorted(set(ids))
+        for id in wanted:
+            self._number(id)
         self._drop(wanted)
         self._refresh()
         return self
@@ -186,11 +191,16 @@ class SegmentedIndex(Generic[P]):
         self._refresh()
         return self
 
-    def _drop(self, ids: set[str]) -> None:
+    def _drop(self, ids: Iterable[str]) -> None:
+        places = [np.zeros(len(segment), dtype=bool) for segment in self._segments]
+        for id in ids:
+            for segment, gone in zip(self._segments, places, strict=True):
+                number = segment.number(id)
+                if number is not None:
+                    gone[number] = True
         kept: list[P] = []
-        for segment in self._segments:
-            gone = np.array([id in ids for id in segment.ids], dtype=bool)
-            if gone.all() and len(gone):
+        for segment, gone in zip(self._segments, places, strict=True):
+            if gone.all():
                 continue
             kept.append(segment.without(gone) if gone.any() else segment)
         self._segments = kept
@@ -199,24 +209,24 @@ class SegmentedIndex(Generic[P]):
         """Number the documents of all segments."""
         self._offsets = np.concatenate([[0], np.cumsum([len(segment) for segment in self._segments])]).astype(np.int64)
         self._count = int(self._offsets[-1])
-        self._id_numbers: dict[str, int] | None = None
 
-    def _id(self, number: int) -> str:
-        segment, place = self._located(number)
-        return segment.ids[place]
+    def _places(self, numbers: Int[np.ndarray, " documents"]) -> list[tuple[P, int]]:
+        """The segments of documents, and their numbers there."""
+        at = np.searchsorted(self._offsets, numbers, side="right") - 1
+        return [
+            (self._segments[segment], place)
+            for segment, place in zip(at.tolist(), (numbers - self._offsets[at]).tolist(), strict=True)
+        ]
 
-    def _located(self, number: int) -> tuple[P, int]:
-        """The segment of a document, and its number there."""
-        at = int(np.searchsorted(self._offsets, number, side="right")) - 1
-        return self._segments[at], number - int(self._offsets[at])
+    def _ids(self, numbers: Int[np.ndarray, " documents"]) -> list[str]:
+        return [segment.ids[place] for segment, place in self._places(numbers)]
 
     def _number(self, id: str) -> int:
-        if self._id_numbers is None:
-            every = (id for segment in self._segments for id in segment.ids)
-            self._id_numbers = {id: number for number, id in enumerate(every)}
-        if id not in self._id_numbers:
-            raise LookupError(f"the index has no document {id!r}; it has {self._count}")
-        return self._id_numbers[id]
+        for segment, offset in zip(self._segments, self._offsets[:-1].tolist(), strict=True):
+            place = segment.number(id)
+            if place is not None:
+                return offset + place
+        raise LookupError(f"the index has no document {id!r}; it has {self._count}")
 
 
 def recorded_encoder(about: dict[str, Any], make: Callable[..., Any], options: dict[str, Any]) -> Any:
@@ -255,12 +265,16 @@ def _spilled(segment: P, scratch: str | Path | None) -> P:
 
 
 def _check_unique(segments: Sequence[Part]) -> None:
-    seen: set[str] = set()
-    for segment in segments:
-        for id in segment.ids:
-            if id in seen:
-                raise ValueError(f"two documents have the id {id!r}; ids are unique in a collection")
-            seen.add(id)
+    # Hashes in place of the ids themselves: 8 bytes a document.
+    hashes = [np.fromiter(map(hash, segment.ids), np.int64, len(segment)) for segment in segments]
+    values, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *hashes]), return_counts=True)
+    suspects = set(values[counts > 1].tolist())
+    if not suspects:
+        return
+    ids = Counter(id for segment in segments for id in segment.ids if hash(id) in suspects)
+    twice = next((id for id, number in ids.items() if number > 1), None)
+    if twice is not None:
+        raise ValueError(f"two documents have the id {twice!r}; ids are unique in a collection")
 
 
 def _link(source: Path, target: Path) -> None:

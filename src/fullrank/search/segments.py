@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from array import array
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from jaxtyping import Bool, Float, Int
 
 from fullrank.search.protocols import Document
 from fullrank.search.segmented_index import Part
+from fullrank.search.text_table import TextTable, encoded, mapped
 
-_ARRAYS = ("starts", "documents", "frequencies", "lengths", "text_starts")
+_ARRAYS = ("starts", "documents", "frequencies", "lengths", "id_order")
+_TABLES = ("terms", "ids", "texts")
 
 
 class Segment(Part):
@@ -26,37 +30,32 @@ class Segment(Part):
         documents: numbers of the documents that hold each term, ascending within it.
         frequencies: how often they hold it, or its weight in them.
         lengths: terms of every document.
+        ids: of the documents.
     """
 
     def __init__(
-        self, terms: list[str], arrays: Mapping[str, np.ndarray], texts: Any, folder: Path | None = None
+        self, arrays: Mapping[str, np.ndarray], tables: Mapping[str, TextTable], folder: Path | None = None
     ) -> None:
-        self.terms, self.folder = terms, folder
+        self._arrays, self._tables, self.folder = arrays, tables, folder
         self.starts, self.documents = arrays["starts"], arrays["documents"]
         self.frequencies, self.lengths = arrays["frequencies"], arrays["lengths"]
-        self._text_starts, self._texts = arrays["text_starts"], texts
+        self.terms, self.ids, self._texts = tables["terms"], tables["ids"], tables["texts"]
 
     def __len__(self) -> int:
         return len(self.lengths)
-
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        """Number of every term."""
-        return {term: number for number, term in enumerate(self.terms)}
 
     @property
     def total(self) -> int:
         """Terms of all documents together."""
         return int(self.lengths.sum())
 
-    @cached_property
-    def ids(self) -> list[str]:
-        """Ids of the documents."""
-        return [self._record(number)["id"] for number in range(len(self))]
+    def number(self, id: str) -> int | None:
+        """See `Part.number`."""
+        return self.ids.find(id, self._arrays["id_order"])
 
     def postings(self, term: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]] | None:
         """Documents that hold a term, and how often, or its weight in them; None where none does."""
-        number = self.numbers.get(term)
+        number = self.terms.find(term)
         if number is None:
             return None
         part = slice(int(self.starts[number]), int(self.starts[number + 1]))
@@ -64,7 +63,7 @@ class Segment(Part):
 
     def document(self, number: int) -> Document:
         """One document."""
-        return Document(**self._record(number))
+        return Document(**json.loads(self._texts.encoded(number)))
 
     def without(self, gone: Bool[np.ndarray, " documents"]) -> Segment:
         """The segment less some documents, without their texts being read again."""
@@ -74,35 +73,29 @@ class Segment(Part):
         owner = np.repeat(np.arange(len(self.terms)), np.diff(self.starts))[kept]
         counts = np.bincount(owner, minlength=len(self.terms))
         held = counts > 0
-        texts = [bytes(self._text(number)) for number in np.flatnonzero(keep).tolist()]
+        ids = self.ids.kept(keep)
         return Segment(
-            [term for term, has in zip(self.terms, held.tolist(), strict=True) if has],
             {
                 "starts": np.concatenate([[0], np.cumsum(counts[held])]).astype(np.int64),
                 "documents": renumbered[self.documents[kept]].astype(np.int32),
-                "frequencies": np.asarray(self.frequencies[kept]),
-                "lengths": np.asarray(self.lengths[keep]),
-                "text_starts": _starts(texts),
+                "frequencies": self.frequencies[kept],
+                "lengths": self.lengths[keep],
+                "id_order": ids.order(),
             },
-            np.frombuffer(b"".join(texts), dtype=np.uint8),
+            {"terms": self.terms.kept(held), "ids": ids, "texts": self._texts.kept(keep)},
         )
 
     def _put(self, folder: Path) -> None:
-        for name, array in zip(
-            _ARRAYS, (self.starts, self.documents, self.frequencies, self.lengths, self._text_starts), strict=True
-        ):
-            np.save(folder / f"{name}.npy", array)
-        (folder / "terms.json").write_text(json.dumps(self.terms, ensure_ascii=False), encoding="utf-8")
-        (folder / "texts.bin").write_bytes(bytes(self._texts))
+        for name, values in self._arrays.items():
+            np.save(folder / f"{name}.npy", values)
+        for name, table in self._tables.items():
+            table.write(folder, name)
 
     @classmethod
     def read(cls, folder: Path) -> Segment:
         """Open the files of a segment, memory-mapped."""
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        terms = json.loads((folder / "terms.json").read_text(encoding="utf-8"))
-        texts = folder / "texts.bin"
-        content = np.memmap(texts, dtype=np.uint8, mode="r") if texts.stat().st_size else np.zeros(0, dtype=np.uint8)
-        segment = cls(terms, arrays, content, folder)
+        arrays = {name: mapped(folder / f"{name}.npy") for name in _ARRAYS}
+        segment = cls(arrays, {name: TextTable.read(folder, name) for name in _TABLES}, folder)
         segment.check()
         return segment
 
@@ -115,14 +108,9 @@ class Segment(Part):
             or postings != len(self.frequencies)
         ):
             raise ValueError(f"{len(self.terms)} terms, {postings} postings, {len(self.documents)} of them there")
-        if len(self._text_starts) != len(self) + 1 or int(self._text_starts[-1]) != len(self._texts):
-            raise ValueError(f"{len(self)} documents, {len(self._text_starts) - 1} texts of {len(self._texts)} bytes")
-
-    def _record(self, number: int) -> dict[str, Any]:
-        return json.loads(bytes(self._text(number)))
-
-    def _text(self, number: int) -> Any:
-        return self._texts[int(self._text_starts[number]) : int(self._text_starts[number + 1])]
+        sizes = [len(self), len(self.ids), len(self._arrays["id_order"]), len(self._texts)]
+        if len(set(sizes)) > 1:
+            raise ValueError("{} lengths, {} ids, {} of them in order, {} texts".format(*sizes))
 
 
 def counted_segment(documents: Sequence[Document], terms: Callable[[str], Sequence[str]]) -> Segment:
@@ -152,17 +140,17 @@ def weighted_segment(documents: Sequence[Document], weights: Sequence[Mapping[st
 
 def _keys(terms: Iterable[Collection[str]]) -> tuple[list[str], Int[np.ndarray, " n"], list[int]]:
     """All terms, sorted; term number x documents + document number for every term of every document; their counts."""
-    numbers: dict[str, int] = {}
-    flat: list[int] = []
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)
+    flat = array("q")
     lengths: list[int] = []
     for found in terms:
-        flat.extend(numbers.setdefault(term, len(numbers)) for term in found)
+        flat.extend(map(numbers.__getitem__, found))
         lengths.append(len(found))
     names = sorted(numbers)
-    place = np.empty(len(numbers), dtype=np.int64)
+    place = np.empty(len(names), dtype=np.int64)
     place[[numbers[name] for name in names]] = np.arange(len(names))
     owners = np.repeat(np.arange(len(lengths)), lengths)
-    return names, place[np.array(flat, dtype=np.int64)] * len(lengths) + owners, lengths
+    return names, place[np.frombuffer(flat, dtype=np.int64)] * len(lengths) + owners, lengths
 
 
 def _segment(
@@ -173,17 +161,20 @@ def _segment(
     lengths: list[int],
 ) -> Segment:
     counts = np.bincount(postings // max(len(documents), 1), minlength=len(names))
-    texts = [_recorded(document) for document in documents]
+    ids = TextTable.of([encoded(document.id) for document in documents])
     return Segment(
-        names,
         {
             "starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             "documents": (postings % max(len(documents), 1)).astype(np.int32),
             "frequencies": frequencies,
             "lengths": np.array(lengths, dtype=np.int32),
-            "text_starts": _starts(texts),
+            "id_order": ids.order(),
         },
-        np.frombuffer(b"".join(texts), dtype=np.uint8),
+        {
+            "terms": TextTable.of([encoded(name) for name in names]),
+            "ids": ids,
+            "texts": TextTable.of([_recorded(document) for document in documents]),
+        },
     )
 
 
@@ -193,8 +184,4 @@ def _recorded(document: Document) -> bytes:
         record["title"] = document.title
     if document.metadata:
         record["metadata"] = dict(document.metadata)
-    return json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
-
-
-def _starts(texts: Sequence[bytes]) -> Int[np.ndarray, " n"]:
-    return np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)]).astype(np.int64)
+    return encoded(json.dumps(record, ensure_ascii=False, default=str))
