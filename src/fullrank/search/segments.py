@@ -51,7 +51,7 @@ class Segment(Part):
 
     def number(self, id: str) -> int | None:
         """See `Part.number`."""
-        return self.ids.find(id, self._arrays["id_order"])
+        return self._tables["ids"].find(id, self._arrays["id_order"])
 
     def postings(self, term: str) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]] | None:
         """Documents that hold a term, and how often, or its weight in them; None where none does."""
@@ -73,7 +73,7 @@ class Segment(Part):
         owner = np.repeat(np.arange(len(self.terms)), np.diff(self.starts))[kept]
         counts = np.bincount(owner, minlength=len(self.terms))
         held = counts > 0
-        ids = self.ids.kept(keep)
+        ids = self._tables["ids"].kept(keep)
         return Segment(
             {
                 "starts": np.concatenate([[0], np.cumsum(counts[held])]).astype(np.int64),
