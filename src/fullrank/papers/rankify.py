@@ -159,7 +159,7 @@ def _xquad(trial: Trial) -> tuple[list[Any], dict[str, str], dict[str, dict[str,
     from fullrank import data
     from fullrank.search import Document
 
-    count = trial.pick(smoke=40, quick=None, full=None)
+    count = trial.pick(smoke=12, quick=None, full=None)
     passages = data.load("xquad", "passages-en")[:count]
     kept = {record["id"] for record in passages}
     questions = [record for record in data.load("xquad", "questions-en") if record["passage_id"] in kept]
@@ -183,7 +183,7 @@ def _vaswani(trial: Trial) -> tuple[list[Any], dict[str, str], dict[str, dict[st
     if trial.scale == "smoke":
         queries = dict(list(queries.items())[:8])
         relevant = {document for query in queries for document in qrels.get(query, {})}
-        corpus = [record for place, record in enumerate(corpus) if record["id"] in relevant or place % 60 == 0]
+        corpus = [record for place, record in enumerate(corpus) if record["id"] in relevant or place % 200 == 0]
     kept = {record["id"] for record in corpus}
     return (
         [Document(record["id"], record["text"]) for record in corpus],
@@ -250,7 +250,7 @@ def _windows(trial: Trial) -> None:
 
     from fullrank.order import evaluate
 
-    lists = trial.pick(smoke=10, quick=200, full=1000)
+    lists = trial.pick(smoke=4, quick=200, full=1000)
     rng = np.random.default_rng(0)
     grades = [rng.permutation([1] * 8 + [0] * 92) for _ in range(lists)]
     qrels = {str(n): {str(place): int(g) for place, g in enumerate(row)} for n, row in enumerate(grades)}
@@ -321,7 +321,7 @@ def _answers(trial: Trial, documents: Sequence[Any]) -> None:
     from fullrank.search.answer_measures import contains, exact_match
 
     reorder = reranker("bi-encoder", load_encoder())
-    limit = trial.pick(smoke=20, quick=200, full=None)
+    limit = trial.pick(smoke=6, quick=200, full=None)
     rows, changed, asked = [], 0, 0
     for language, stopwords in (("en", "en"), ("zh", None)):
         kept = {document.id for document in documents}
