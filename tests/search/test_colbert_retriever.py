@@ -143,6 +143,8 @@ def test_bad_inputs(tmp_path, unchecked):
         retriever.delete(["y"])
     with pytest.raises(LookupError, match="built with an encoder object; give it again"):
         ColBERTRetriever.load(folder)
+    with pytest.raises(ValueError, match="device: options of an encoder, but it is an object that is made already"):
+        ColBERTRetriever.load(folder, Words(), device="cpu")
     with pytest.raises(TypeError, match=r"encoder=3 is int; an object with encode_documents\(texts\)"):
         ColBERTRetriever.load(folder, 3)
     with pytest.raises(ValueError, match="convention='some' is not known; accepted: all, masked, mean"):

@@ -167,3 +167,23 @@ def test_an_encoder_is_loaded_from_a_folder_only(tmp_path):
         load_encoder("sentence-transformers/x")
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         DenseRetriever(tmp_path / "none").build([Document("x", "a")])
+
+
+def test_a_saved_index_names_the_folder_of_its_encoder(documents, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(folder, device):
+        loaded.append((folder, device))
+        return HashEncoder()
+
+    monkeypatch.setattr(dense, "load_encoder", load)
+    monkeypatch.chdir(tmp_path)
+    built = DenseRetriever("model").build(documents)
+    found = built.search("matrix rank")
+    built.save(tmp_path / "index")
+    monkeypatch.chdir(tmp_path.parent)
+    assert DenseRetriever.load(tmp_path / "index", device="cuda").search("matrix rank") == found
+    assert loaded == [("model", "cpu"), (str(tmp_path / "model"), "cuda")]
+    DenseRetriever(HashEncoder()).build(documents).save(tmp_path / "index")
+    assert DenseRetriever.load(tmp_path / "index").search("matrix rank") == found
+    assert loaded[2:] == [(None, "cpu")]

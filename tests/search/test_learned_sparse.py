@@ -163,6 +163,8 @@ def test_an_encoder_object_is_given_again(tmp_path, unchecked):
         LearnedSparseRetriever.load(folder)
     with pytest.raises(TypeError, match=r"encoder='x' is str; an object with encode_documents\(texts\)"):
         LearnedSparseRetriever.load(folder, "x")
+    with pytest.raises(ValueError, match="device: options of an encoder, but it is an object that is made already"):
+        LearnedSparseRetriever.load(folder, Given(), device="cpu")
     assert LearnedSparseRetriever.load(folder, Given()).search("b=3")["0"] == {"d0": 6.0, "d1": 3.0}
     with pytest.raises(ValueError, match="is an index of LearnedSparseRetriever, not of BM25Retriever"):
         BM25Retriever.load(folder)
