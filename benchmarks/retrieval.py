@@ -33,6 +33,7 @@ from fullrank.search.dense import nearest
 
 K, PASSAGES, SLOW = 10, 100_000, 20
 K1, B = 1.2, 0.75
+SIZES = ((11_429, 93), (100_000, 512), (100_000, 1))  # documents, queries of dense retrieval
 Found = list[list[str]]
 Ask = Callable[[list[str]], Found]
 Collection = tuple[list[Document], list[str]]
@@ -122,7 +123,7 @@ class Given:
 def dense() -> None:
     """Exact search in 384 dimensions, as of MiniLM: the matrix products alone, and the whole retriever."""
     rows = []
-    for count, queries in ((11_429, 93), (100_000, 512), (100_000, 1)):
+    for count, queries in SIZES:
         generator = torch.Generator().manual_seed(0)
         documents = torch.nn.functional.normalize(torch.randn(count, 384, generator=generator), dim=-1)
         asked = torch.nn.functional.normalize(torch.randn(queries, 384, generator=generator), dim=-1)
