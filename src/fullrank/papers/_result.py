@@ -134,22 +134,18 @@ class Result:
     def recomputed(self, paper: Paper) -> Result:
         """The same measurements under the claims as they are declared now: verdicts are computed, never stored.
 
-        Raises:
-            ResultError: a claim asks now for numbers that were not measured then.
+        A claim that asks now for other numbers than were measured then is not measured, and a note says so.
         """
-        return replace(self, claims=tuple(self._recomputed(claim) for claim in paper.claims))
-
-    def _recomputed(self, claim: Claim) -> ClaimResult:
-        measured = next((old for old in self.claims if old.id == claim.id), None)
-        if measured is None:
-            return ClaimResult.of(claim)
-        try:
-            return ClaimResult.of(claim, measured.value, measured.spread)
-        except (LookupError, TypeError) as error:
-            raise ResultError(
-                f"{self.slug}/{self.run}: what was measured for {claim.id!r} ({measured.value}) does not fit the claim "
-                f"as it is declared now ({error}); run the study again"
-            ) from error
+        measured = {claim.id: claim for claim in self.claims}
+        claims, notes = [], list(self.notes)
+        for claim in paper.claims:
+            old = measured.get(claim.id)
+            try:
+                claims.append(ClaimResult.of(claim) if old is None else ClaimResult.of(claim, old.value, old.spread))
+            except (LookupError, TypeError):
+                claims.append(ClaimResult.of(claim))
+                notes.append(f"{claim.id} was measured ({old and old.value}) when it was declared otherwise; run again")
+        return replace(self, claims=tuple(claims), notes=tuple(notes))
 
 
 def claim_results(paper: Paper, trial: Trial) -> tuple[ClaimResult, ...]:
