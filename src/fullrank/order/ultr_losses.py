@@ -6,7 +6,7 @@ All are computed in float32 at least, and a batch without clicks has a loss of 0
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -80,24 +80,31 @@ def pairwise_softplus(
         lambdas: weigh every pair by what exchanging its documents would change in nDCG, as LambdaRank does.
     """
     s, c, m = checked(scores, clicks, mask)
-    pairs = (c > 0).unsqueeze(2) & (c <= 0).unsqueeze(1) & m.unsqueeze(1) & m.unsqueeze(2)
-    return torch.where(pairs, pair_losses(s, c, m, lambdas), 0).sum(0)
+    _, i, losses = clicked_pairs(s, c, m, lambdas)
+    return losses.new_zeros(s.shape[1], s.shape[1]).index_add(0, i, losses)
 
 
-def pair_losses(s: Tensor, c: Tensor, m: Tensor, lambdas: bool) -> Float[Tensor, "lists ranks ranks"]:
-    """log(1 + exp(-(s_i - s_j))) of every pair, times its change of nDCG if wanted."""
-    losses = functional.softplus(-(s.unsqueeze(2) - s.unsqueeze(1)))
-    return losses * ndcg_changes(s.detach(), c, m) if lambdas else losses
+def clicked_pairs(
+    s: Tensor, c: Tensor, m: Tensor, lambdas: bool
+) -> tuple[Int[Tensor, " clicks"], Int[Tensor, " clicks"], Float[Tensor, "clicks ranks"]]:
+    """List and rank i of every click, and log(1 + exp(-(s_i - s_j))) of its pairs; 0 where j is clicked or missing.
+
+    Clicks are few: pairs are made of them alone. With `lambdas` a pair is weighed by its change of nDCG.
+    """
+    lists, i = ((c > 0) & m).nonzero(as_tuple=True)
+    losses = functional.softplus(s[lists] - s[lists, i].unsqueeze(1))
+    if lambdas:
+        losses = losses * _ndcg_changes(s.detach(), c, m, lists, i)
+    return lists, i, torch.where(((c <= 0) & m)[lists], losses, 0)
 
 
-def ndcg_changes(s: Tensor, c: Tensor, m: Tensor) -> Float[Tensor, "lists ranks ranks"]:
+def _ndcg_changes(s: Tensor, c: Tensor, m: Tensor, lists: Tensor, i: Tensor) -> Float[Tensor, "clicks ranks"]:
     """|change of nDCG| if documents i and j, one of them clicked, were exchanged in the order of the scores."""
     ranks = s.masked_fill(~m, -torch.inf).argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     discount = 1 / torch.log2(ranks.to(s.dtype) + 2)
     ideal = (1 / torch.log2(torch.arange(2, s.shape[-1] + 2, device=s.device, dtype=s.dtype))).cumsum(0)
-    clicked = (c > 0).sum(-1)
-    best = torch.where(clicked > 0, ideal[(clicked - 1).clamp(min=0)], 1)
-    return (discount.unsqueeze(2) - discount.unsqueeze(1)).abs() / best[:, None, None]
+    best = ideal[(c > 0).sum(-1)[lists] - 1]
+    return (discount[lists] - discount[lists, i].unsqueeze(1)).abs() / best.unsqueeze(1)
 
 
 def checked(scores: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,9 +15,8 @@ from torch.nn import functional
 from fullrank.order.ultr_losses import (
     check_clicks,
     checked,
+    clicked_pairs,
     ips_pointwise,
-    pair_losses,
-    pairwise_softplus,
     sigmoid_loss,
     softmax_loss,
 )
@@ -350,16 +349,10 @@ class PairDebias(Objective):
 
     def _by_position(self, scores: Tensor, clicks: Tensor, mask: Tensor | None, places: Tensor) -> Tensor:
         """S_ij by the positions at which documents were shown."""
-        s, c, m = checked(scores, clicks, mask)
+        lists, i, losses = clicked_pairs(*checked(scores, clicks, mask), self.lambdas)
         size = len(self._buffer("t_plus"))
-        if bool((places == torch.arange(places.shape[-1], device=places.device)).all()):
-            S = pairwise_softplus(s, c, m, self.lambdas)
-            missing = size - S.shape[0]
-            return functional.pad(S, (0, missing, 0, missing)) if missing else S
-        pairs = (c > 0).unsqueeze(2) & (c <= 0).unsqueeze(1) & m.unsqueeze(1) & m.unsqueeze(2)
-        losses = pair_losses(s, c, m, self.lambdas)[pairs]
-        cells = (places.unsqueeze(2) * size + places.unsqueeze(1))[pairs]
-        return losses.new_zeros(size * size).index_add(0, cells, losses).view(size, size)
+        cells = places[lists, i].unsqueeze(1) * size + places[lists]
+        return losses.new_zeros(size * size).index_add(0, cells.flatten(), losses.flatten()).view(size, size)
 
     @torch.no_grad()
     def _update(self, name: str, losses: Tensor) -> None:
