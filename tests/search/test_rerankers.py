@@ -25,6 +25,7 @@ from fullrank.search import (
     rerank_run,
     reranker,
 )
+from fullrank.search.answering import reorder_all
 from fullrank.search.model_scorers import CrossEncoderScorer
 from fullrank.search.pointwise import ModelScorer
 
@@ -178,10 +179,14 @@ def test_scorers_get_the_pairs_of_many_queries_together(monkeypatch):
     run = {query: {f"d{n}": float(-n) for n in range(6)} for query in queries}
     together = rerank_run(PointwiseReranker(scorer), queries, documents, run, k=4)
     assert scorer.asked == [20]
-    monkeypatch.setattr("fullrank.search.rerankers._PAIRS", 8)
+    monkeypatch.setattr("fullrank.search.answering._PAIRS", 8)
     assert rerank_run(PointwiseReranker(scorer), queries, documents, run, k=4) == together
     assert scorer.asked[1:] == [8, 8, 4]
     assert together.ranking("q4")[0] == ("d3", 3)
+    rankings = [Ranking("x", tuple(documents[:4]), (4.0, 3.0, 2.0, 1.0))] * 2
+    scorer.asked.clear()
+    assert [r.documents[0].id for r in reorder_all(PointwiseReranker(scorer), rankings)] == ["d3", "d3"]
+    assert scorer.asked == [8]
     real = PointwiseReranker(CrossEncoderScorer(classifier(1), tokenizer(), batch_size=4))
     whole = rerank_run(real, {"q0": "aa", "q1": "bb cc"}, documents, {id: run[id] for id in ("q0", "q1")})
     for id, query in (("q0", "aa"), ("q1", "bb cc")):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fullrank.search.answers import BatchGenerator, asked
+from fullrank.search.pointwise import PointwiseReranker
 from fullrank.search.protocols import Answer, Document, Generator, Queries, Ranking, Reranker, Retriever, named
 from fullrank.search.run import at_least_one
+
+_PAIRS = 4096  # of query and document that a scorer gets together
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,35 @@ def rank(
     rankings: dict[str, Ranking] = {}
     for id, question in questions.items():
         found = run.ranking(id, n_docs)
-        ranking = Ranking(question, tuple(known(documents, name) for name, _ in found), tuple(s for _, s in found))
-        rankings[id] = ranking if reranker is None or not found else reordered(reranker, ranking)
-    return rankings
+        rankings[id] = Ranking(question, tuple(known(documents, name) for name, _ in found), tuple(s for _, s in found))
+    if reranker is None:
+        return rankings
+    return dict(zip(rankings, reorder_all(reranker, rankings.values()), strict=True))
+
+
+def reorder_all(reranker: Reranker, rankings: Iterable[Ranking]) -> Iterator[Ranking]:
+    """Rankings in a re-ranker's order, one after another; what scores pairs gets those of many queries together.
+
+    Raises:
+        ValueError: see `reordered`.
+    """
+    if not isinstance(reranker, PointwiseReranker):
+        yield from (reordered(reranker, ranking) if ranking.documents else ranking for ranking in rankings)
+        return
+    waiting: list[Ranking] = []
+    pairs = 0
+    for ranking in rankings:
+        waiting.append(ranking)
+        pairs += len(ranking.documents)
+        if pairs >= _PAIRS:
+            yield from _scored_anew(reranker, waiting)
+            waiting, pairs = [], 0
+    if waiting:
+        yield from _scored_anew(reranker, waiting)
+
+
+def _scored_anew(reranker: PointwiseReranker, rankings: Sequence[Ranking]) -> list[Ranking]:
+    return reranker.rerank_all([each.query for each in rankings], [each.documents for each in rankings])
 
 
 def reordered(reranker: Reranker, ranking: Ranking) -> Ranking:

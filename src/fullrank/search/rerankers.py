@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fullrank.search.answering import by_id, reordered
+from fullrank.search.answering import by_id, reorder_all
 from fullrank.search.duo_t5 import DuoT5Scorer
 from fullrank.search.echo_rank import EchoRankReranker
 from fullrank.search.embedding_scorers import EncoderScorer, LateInteractionScorer, SparseScorer
@@ -28,7 +28,6 @@ from fullrank.search.query_likelihood import QueryLikelihoodScorer
 from fullrank.search.run import Run, at_least_one
 from fullrank.search.sesa_reranker import SESAReranker
 
-_PAIRS = 4096  # that a scorer gets together
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -167,20 +166,15 @@ def rerank_run(
     at_least_one(k)
     texts, found, known = named(queries), Run(run), by_id(documents)
     better = Run()
-    for ids, lists in _chunks(texts, found, known, k):
-        for id, ranking in zip(ids, _rankings(reranker, [texts[id] for id in ids], lists), strict=True):
-            behind = [name for name, _ in found.ranking(id)[len(ranking.documents) :]]
-            best = [document.id for document in ranking.documents]
-            better[id] = dict(zip([*best, *behind], _falling(ranking.scores, len(behind)), strict=True))
+    for id, ranking in zip(found, reorder_all(reranker, _rankings(texts, found, known, k)), strict=True):
+        behind = [name for name, _ in found.ranking(id)[len(ranking.documents) :]]
+        best = [document.id for document in ranking.documents]
+        better[id] = dict(zip([*best, *behind], _falling(ranking.scores, len(behind)), strict=True))
     return better
 
 
-def _chunks(
-    texts: Mapping[str, str], found: Run, documents: Mapping[str, Document], k: int
-) -> Iterator[tuple[list[str], list[list[Document]]]]:
-    """Query ids and the documents to order, about as many together as `_PAIRS`."""
-    ids: list[str] = []
-    lists: list[list[Document]] = []
+def _rankings(texts: Mapping[str, str], found: Run, documents: Mapping[str, Document], k: int) -> Iterator[Ranking]:
+    """What is to be ordered, query by query; scores are the places."""
     for id in found:
         if id not in texts:
             raise ValueError(f"the run has the query {id!r}, whose text is not among the queries")
@@ -188,21 +182,8 @@ def _chunks(
         unknown = next((name for name in names if name not in documents), None)
         if unknown is not None:
             raise ValueError(f"query {id!r}: document {unknown!r} of the run is not among the documents")
-        ids.append(id)
-        lists.append([documents[name] for name in names])
-        if sum(map(len, lists)) >= _PAIRS:
-            yield ids, lists
-            ids, lists = [], []
-    if ids:
-        yield ids, lists
-
-
-def _rankings(reranker: Reranker, queries: list[str], lists: list[list[Document]]) -> list[Ranking]:
-    if isinstance(reranker, PointwiseReranker):
-        return reranker.rerank_all(queries, lists)
-    places = [tuple(-float(place) for place in range(len(found))) for found in lists]
-    rankings = zip(queries, lists, places, strict=True)
-    return [reordered(reranker, Ranking(query, tuple(found), at)) for query, found, at in rankings]
+        places = tuple(-float(place) for place in range(len(names)))
+        yield Ranking(texts[id], tuple(documents[name] for name in names), places)
 
 
 def _falling(scores: Sequence[float], behind: int) -> list[float]:
