@@ -294,18 +294,26 @@ class ClickModel(BaseEstimator, ABC):
         """How lists of these pairs are looked through."""
 
 
+class IterativeClickModel(ClickModel):
+    """A click model that is fitted by expectation maximisation."""
+
+    def __init__(self, smoothing: float | int = 1.0, max_iter: int = 1000, tol: float | int = 1e-7) -> None:
+        self.smoothing = smoothing
+        self.max_iter = max_iter
+        self.tol = tol
+
+    def _check_parameters(self) -> None:
+        check_smoothing(self.smoothing)
+        if self.max_iter < 1:
+            raise ValueError(f"max_iter={self.max_iter} is not accepted; a whole number from 1 on")
+        if not self.tol >= 0:
+            raise ValueError(f"tol={self.tol} is not accepted; it is 0 or more")
+
+
 def check_smoothing(smoothing: float | int) -> None:
     """Raise ValueError for a negative one, or one that is no number."""
     if not 0 <= smoothing < np.inf:
         raise ValueError(f"smoothing={smoothing} is not accepted; it is 0 or more")
-
-
-def check_iterations(max_iter: int, tol: float | int) -> None:
-    """Raise ValueError for no iteration, or a negative tolerance."""
-    if max_iter < 1:
-        raise ValueError(f"max_iter={max_iter} is not accepted; a whole number from 1 on")
-    if not tol >= 0:
-        raise ValueError(f"tol={tol} is not accepted; it is 0 or more")
 
 
 def of_pairs(values: Float[np.ndarray, " pairs"], pairs: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from sklearn.utils.validation import check_is_fitted
 
 from fullrank.order.click_behaviours import ByLastClick, ByPosition
-from fullrank.order.click_model import ClickModel, check_iterations, check_smoothing
+from fullrank.order.click_model import ClickModel, IterativeClickModel, check_smoothing
 from fullrank.order.examination_hypothesis import factorise_clicks, smoothed
 
 Unit = Literal["all", "rank", "document"]
@@ -55,19 +55,10 @@ class ClickThroughRate(ClickModel):
         return ByPosition(self.examination_)
 
 
-class _ByPlace(ClickModel):
+class _ByPlace(IterativeClickModel):
     """Examination of places and attraction of pairs by expectation maximisation."""
 
     _LEARNED: ClassVar[tuple[str, ...]] = ("examination_",)
-
-    def __init__(self, smoothing: float | int = 1.0, max_iter: int = 1000, tol: float | int = 1e-7) -> None:
-        self.smoothing = smoothing
-        self.max_iter = max_iter
-        self.tol = tol
-
-    def _check_parameters(self) -> None:
-        check_smoothing(self.smoothing)
-        check_iterations(self.max_iter, self.tol)
 
     def _factorised(
         self, clicks: np.ndarray, place: np.ndarray, pair: np.ndarray, places: int

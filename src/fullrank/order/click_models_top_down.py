@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fullrank.order.click_behaviours import TopDown
-from fullrank.order.click_model import ClickModel, check_iterations, check_smoothing, log_probability, of_pairs
+from fullrank.order.click_model import ClickModel, IterativeClickModel, check_smoothing, log_probability, of_pairs
 from fullrank.order.examination_hypothesis import iterate, log_prior, smoothed
 
 _EVEN = 0.5  # where a probability starts
@@ -102,17 +102,8 @@ class Cascade(ClickModel):
         return TopDown(np.zeros(pairs.shape[1]), after_skip=1.0)
 
 
-class _SeveralClicks(ClickModel):
+class _SeveralClicks(IterativeClickModel):
     """Expectation maximisation over where the user stopped, for models that allow more than one click."""
-
-    def __init__(self, smoothing: float | int = 1.0, max_iter: int = 1000, tol: float | int = 1e-7) -> None:
-        self.smoothing = smoothing
-        self.max_iter = max_iter
-        self.tol = tol
-
-    def _check_parameters(self) -> None:
-        check_smoothing(self.smoothing)
-        check_iterations(self.max_iter, self.tol)
 
     def _estimate(self, clicks: np.ndarray, pairs: np.ndarray, mask: np.ndarray) -> None:
         log = DistinctSessions.of(clicks, pairs, mask)

@@ -13,7 +13,7 @@ from fullrank.search.colbert_encoder import ColBERTEncoder, QueryTokens, TokenEn
 from fullrank.search.dense import Nearest
 from fullrank.search.index_folder import open_index
 from fullrank.search.late_interaction import Convention, check_convention, ragged_maxsim
-from fullrank.search.protocols import Document, Queries, named
+from fullrank.search.protocols import Document, Queries, asked_in_blocks, named
 from fullrank.search.run import Run, at_least_one
 from fullrank.search.segmented_index import DAMAGE, SegmentedIndex, check_made, recorded_encoder
 from fullrank.search.token_segments import TokenSegment
@@ -68,12 +68,8 @@ class ColBERTRetriever(SegmentedIndex[TokenSegment]):
         self._check_indexed()
         at_least_one(k)
         texts = named(queries)
-        run = Run()
-        for query_id in texts:
-            run[query_id] = {}
-        asked = [query_id for query_id, text in texts.items() if text.strip()]
-        for start in range(0, len(asked), _QUERIES):
-            block = asked[start : start + _QUERIES]
+        run = Run({query_id: {} for query_id in texts})
+        for block in asked_in_blocks(texts, _QUERIES):
             encoded = self._queries([texts[query_id] for query_id in block])
             for query_id, scores, rows in zip(block, *self._nearest(encoded, min(k, len(self))), strict=True):
                 run[query_id] = dict(zip(self._ids(rows.numpy()), scores.tolist(), strict=True))

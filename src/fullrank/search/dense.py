@@ -16,7 +16,7 @@ from fullrank._optional import require
 from fullrank.data import bundled_encoder
 from fullrank.search.faiss_index import FaissIndex
 from fullrank.search.index_folder import open_index, save_index
-from fullrank.search.protocols import Document, Queries, identifiers, named, whole_characters
+from fullrank.search.protocols import Document, Queries, asked_in_blocks, identifiers, named, whole_characters
 from fullrank.search.run import Run, at_least_one
 
 Backend = Literal["exact", "flat", "hnsw", "ivf"]
@@ -164,12 +164,8 @@ class DenseRetriever:
         self._indexed()
         at_least_one(k)
         texts = named(queries)
-        run = Run()
-        for query_id in texts:
-            run[query_id] = {}
-        asked = [query_id for query_id, text in texts.items() if text.strip()]
-        for start in range(0, len(asked), _QUERIES):
-            block = asked[start : start + _QUERIES]
+        run = Run({query_id: {} for query_id in texts})
+        for block in asked_in_blocks(texts, _QUERIES):
             run.update(self.search_vectors(block, self.encode([texts[query_id] for query_id in block]), k))
         return run
 

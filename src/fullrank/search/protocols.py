@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -129,6 +129,13 @@ def named(queries: Queries) -> dict[str, str]:
     if isinstance(queries, Mapping):
         return {str(query_id): text for query_id, text in queries.items()}
     return {str(number): text for number, text in enumerate(queries)}
+
+
+def asked_in_blocks(texts: Mapping[str, str], size: int) -> Iterator[list[str]]:
+    """Ids of the queries that are not blank, so many at a time."""
+    asked = [query_id for query_id, text in texts.items() if text.strip()]
+    for start in range(0, len(asked), size):
+        yield asked[start : start + size]
 
 
 def identifiers(documents: Sequence[Document]) -> list[str]:
