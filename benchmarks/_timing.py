@@ -71,3 +71,13 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for row in rows:
         table.add_row(*row)
     Console(width=120).print(table, "")
+
+
+def run_named(comparisons: Sequence[Callable[[], None]], names: Sequence[str]) -> None:
+    """Run the comparisons of these names, all of them by default."""
+    known = {comparison.__name__: comparison for comparison in comparisons}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(f"{', '.join(unknown)}: not known; there are {', '.join(known)}")
+    for name in names or known:
+        known[name]()

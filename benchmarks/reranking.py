@@ -33,7 +33,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from _timing import alternate, show
+from _timing import alternate, run_named, show
 from fullrank.search import Document, PointwiseReranker, rerank_run
 from fullrank.search.model_scorers import CrossEncoderScorer
 from fullrank.search.pairwise_prompts import LikelihoodComparison
@@ -219,16 +219,5 @@ def comparisons() -> None:
     )
 
 
-COMPARISONS = {function.__name__: function for function in (cross_encoder, query_likelihood, comparisons)}
-
-
-def main(names: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in COMPARISONS]
-    if unknown:
-        sys.exit(f"{', '.join(unknown)}: not known; there are {', '.join(COMPARISONS)}")
-    for name in names or COMPARISONS:
-        COMPARISONS[name]()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_named([cross_encoder, query_likelihood, comparisons], sys.argv[1:])

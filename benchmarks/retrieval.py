@@ -15,7 +15,7 @@ Metrics are in `evaluation.py`, re-ranking in `reranking.py`, a million passages
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -26,7 +26,7 @@ import torch
 from rank_bm25 import BM25Okapi
 
 import million_passages
-from _timing import Pairs, alternate, show
+from _timing import Pairs, alternate, run_named, show
 from fullrank import data
 from fullrank.search import Analyzer, BM25Retriever, DenseRetriever, Document
 from fullrank.search.dense import nearest
@@ -155,16 +155,5 @@ def dense() -> None:
     show(f"dense, {torch.get_num_threads()} threads (target: at least 0.9x)", columns, rows)
 
 
-COMPARISONS = {function.__name__: function for function in (bm25, dense)}
-
-
-def main(names: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in COMPARISONS]
-    if unknown:
-        sys.exit(f"{', '.join(unknown)}: not known; there are {', '.join(COMPARISONS)}")
-    for name in names or COMPARISONS:
-        COMPARISONS[name]()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_named([bm25, dense], sys.argv[1:])

@@ -178,10 +178,7 @@ def read_baidu_sessions(source: Source, malformed: MalformedLines | None = None)
     documents: list[ShownDocument] = []
     orphans = False  # whether the documents that follow belong to a query that could not be read
     with _lines(source) as (lines, where):
-        for number, line in enumerate(lines, 1):
-            columns = line.rstrip(b"\r\n").split(b"\t")
-            if columns == [b""]:
-                continue
+        for number, line, columns in _numbered(lines):
             try:
                 if len(columns) > 6:
                     if query is None:
@@ -205,10 +202,7 @@ def read_baidu_annotations(source: Source, malformed: MalformedLines | None = No
         ValueError: a malformed line, by its number.
     """
     with _lines(source) as (lines, where):
-        for number, line in enumerate(lines, 1):
-            columns = line.rstrip(b"\r\n").split(b"\t")
-            if columns == [b""]:
-                continue
+        for number, line, columns in _numbered(lines):
             try:
                 found = _annotation(columns)
             except ValueError as error:
@@ -380,6 +374,14 @@ def _lines(source: Source) -> Iterator[tuple[Iterable[bytes], str]]:
             yield (gzip.GzipFile(fileobj=file) if packed else file), f"{source}, "
         except (EOFError, gzip.BadGzipFile) as error:
             raise ValueError(f"{source} is cut off or damaged ({error}); fetch it again") from error
+
+
+def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes, list[bytes]]]:
+    """Number, from 1, and columns of every line that is not empty."""
+    for number, line in enumerate(lines, 1):
+        columns = line.rstrip(b"\r\n").split(b"\t")
+        if columns != [b""]:
+            yield number, line, columns
 
 
 def _complain(malformed: MalformedLines | None, where: str, line: bytes, error: ValueError) -> None:

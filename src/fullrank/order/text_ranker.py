@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullrank._batching import batches
 from fullrank._files import write_bytes, write_json
 from fullrank._optional import require
 from fullrank.order.baidu_format import Annotation, Session
@@ -361,7 +362,7 @@ class TextRanker:
         again = not isinstance(sessions, Iterator)
         while True:
             found = False
-            for waiting in _portions((each for each in sessions if each.documents), self.buffer_size):
+            for waiting in batches((each for each in sessions if each.documents), self.buffer_size):
                 found = True
                 order = generator.permutation(len(waiting))
                 for start in range(0, len(order), self.batch_size):
@@ -405,17 +406,6 @@ def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
     """sin and cos of the position over 10000^(2i / width), in turns (Vaswani et al. 2017, section 3.5)."""
     angles = torch.arange(length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
-
-
-def _portions(sessions: Iterator[Session], size: int) -> Iterator[list[Session]]:
-    waiting: list[Session] = []
-    for session in sessions:
-        waiting.append(session)
-        if len(waiting) == size:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
 
 
 def _mask(lengths: Sequence[int]) -> Tensor:

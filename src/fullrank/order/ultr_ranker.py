@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +40,7 @@ def make_scorer(kind: ScorerKind, features: int) -> nn.Module:
     return nn.Sequential(*layers, nn.LayerNorm(features), nn.Linear(features, 1))
 
 
-class ClickRanker(BaseEstimator):
+class ClickRanker(BaseEstimator, ABC):
     """What rankers that learn from clicks share: documents as they come are made into lists, and scores measured."""
 
     list_size: int
@@ -67,13 +68,13 @@ class ClickRanker(BaseEstimator):
             )
         return self.fit_lists(*padded(X, clicks, qid, places, self.list_size))
 
+    @abstractmethod
     def fit_lists(self, features: Any, clicks: Any, mask: Any = None) -> Any:
         """Learn from lists, in the order in which they were shown: (lists, ranks, features) and (lists, ranks)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, X: Any) -> np.ndarray:
         """Scores of documents; higher ranks first."""
-        raise NotImplementedError
 
     def score(self, X: Any, grades: Any, qid: Any) -> float:
         """Mean nDCG@10 (gain 2^grade - 1) over the queries with a relevant document."""

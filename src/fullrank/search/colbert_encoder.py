@@ -118,15 +118,13 @@ class ColBERTEncoder:
     @property
     def description(self) -> dict[str, Any] | None:
         """The arguments that make the same encoder; None for a model object, which no file can hold."""
-        source = self.pretrained.source
-        if source is None:
-            return None
-        return {
-            "model": source,
-            "query_length": self.query_length,
-            "markers": list(self.markers),
-            "max_length": self.pretrained.max_length,
-        } | ({} if self.dim is None else {"dim": self.dim})
+        options = {} if self.dim is None else {"dim": self.dim}
+        return self.pretrained.described(
+            query_length=self.query_length,
+            markers=list(self.markers),
+            max_length=self.pretrained.max_length,
+            **options,
+        )
 
     def _marked(self, texts: Sequence[str], marker: str, length: int) -> list[list[int]]:
         tokenizer = self.pretrained.tokenizer

@@ -81,7 +81,8 @@ def lexical_exemplars(
     chosen = []
     for number in range(len(texts)):
         found = [id for id, _ in run.ranking(str(number), n)]
-        rest = (exemplar.id for exemplar in pool if exemplar.id not in set(found))
+        chosen_already = set(found)
+        rest = (exemplar.id for exemplar in pool if exemplar.id not in chosen_already)
         found += [id for id, _ in zip(rest, range(n - len(found)), strict=False)]
         chosen.append([by_id[id] for id in found])
     return chosen

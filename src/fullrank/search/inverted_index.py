@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -79,13 +80,13 @@ class InvertedIndex(SegmentedIndex[Segment]):
 
     # --- what a subclass says ------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _query_weights(self, texts: Sequence[str]) -> Sequence[Mapping[str, int | float]]:
         """The terms of every query, and how much each counts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _scored(self, term: str) -> Scored | None:
         """What a term adds to documents; None where none holds it."""
-        raise NotImplementedError
 
     # --- within --------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -43,7 +44,7 @@ class SparseEncoder(Protocol):
         ...
 
 
-class PretrainedSparseEncoder:
+class PretrainedSparseEncoder(ABC):
     """A model of transformers that weighs terms; what they are, its subclasses say.
 
     Args:
@@ -94,15 +95,10 @@ class PretrainedSparseEncoder:
     @property
     def description(self) -> dict[str, Any] | None:
         """What `sparse_encoder` makes the same encoder of; None for a model object, which no file can hold."""
-        source = self.pretrained.source
-        if source is None:
-            return None
-        return {
-            "method": self.method,
-            "model": source,
-            "query_weights": self.query_weights,
-            "max_length": self.pretrained.max_length,
-        }
+        pretrained = self.pretrained
+        return pretrained.described(
+            method=self.method, query_weights=self.query_weights, max_length=pretrained.max_length
+        )
 
     def _encoded(self, texts: Sequence[str], repeats: bool) -> list[Weights]:
         """Weights of texts, batch by batch.
@@ -123,9 +119,9 @@ class PretrainedSparseEncoder:
         loaded = self.pretrained
         return loaded.tokenizer(list(texts), truncation=True, max_length=loaded.limit()).input_ids if texts else []
 
+    @abstractmethod
     def _weights(self, rows: list[list[int]], repeats: bool) -> Iterator[Weights]:
         """Weights of every row of a batch."""
-        raise NotImplementedError
 
 
 class SpladeEncoder(PretrainedSparseEncoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,16 +29,16 @@ class PairsScorer(Protocol):
         ...
 
 
-class ModelScorer:
+class ModelScorer(ABC):
     """A `PointwiseScorer` whose `score_pairs` does the work."""
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
         """One score per text; higher is better. See `score_pairs` for errors."""
         return self.score_pairs([query] * len(texts), texts)
 
+    @abstractmethod
     def score_pairs(self, queries: Sequence[str], texts: Sequence[str]) -> list[float]:
         """One score for every query with the text at its place."""
-        raise NotImplementedError
 
 
 class PredictingScorer(ModelScorer):

@@ -82,12 +82,16 @@ class Checkpoint:
         """Of the checkpoint, as far as it is known."""
         return self._name or str(getattr(self._model, "name_or_path", ""))
 
-    @property
-    def source(self) -> str | None:
-        """The name, or the folder's absolute path, that loads the model again; None for an object."""
+    def described(self, **options: Any) -> dict[str, Any] | None:
+        """The arguments that load the same again, a folder by its absolute path; None for a model object.
+
+        Args:
+            **options: further arguments, of whatever is made of the checkpoint.
+        """
         if self._name is None:
             return None
-        return str(Path(self._name).resolve()) if Path(self._name).is_dir() else self._name
+        folder = Path(self._name)
+        return {"model": str(folder.resolve()) if folder.is_dir() else self._name, **options}
 
     def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Numbers of rows, a batch at a time, of like length: padding costs what words cost."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from fullrank._optional import require
 from fullrank.search.dense import Encoder, encoded, load_encoder
-from fullrank.search.protocols import Document, Queries, named
+from fullrank.search.protocols import Document, Queries, asked_in_blocks, named
 from fullrank.search.run import Run, at_least_one
 from fullrank.search.server import Failure, Server
 from fullrank.search.server_retriever import ServerRetriever, plain
@@ -93,9 +93,7 @@ class QdrantRetriever(ServerRetriever):
         self._check()
         texts = named(queries)
         run = Run({id: {} for id in texts})
-        asked = [id for id, text in texts.items() if text.strip()]
-        for start in range(0, len(asked), _QUERIES):
-            part = asked[start : start + _QUERIES]
+        for part in asked_in_blocks(texts, _QUERIES):
             vectors = self._vectors([texts[id] for id in part], self.name)
             for id, points in zip(part, self._ask(lambda v=vectors: self._answers(v, k)), strict=True):
                 found = {point.payload["id"]: float(point.score) for point in points}

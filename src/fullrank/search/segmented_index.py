@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from fullrank._batching import batches
 from fullrank.search.index_folder import save_index
 from fullrank.search.protocols import Document
 
@@ -26,7 +27,7 @@ P = TypeVar("P", bound="Part")
 Index = TypeVar("Index", bound="SegmentedIndex[Any]")
 
 
-class Part:
+class Part(ABC):
     """A segment: some documents of an index, which never change.
 
     Attributes:
@@ -37,8 +38,8 @@ class Part:
     folder: Path | None = None
     ids: Sequence[str]
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     def number(self, id: str) -> int | None:
         """The number of a document; None where it is not there."""
@@ -48,9 +49,9 @@ class Part:
     def _numbers(self) -> dict[str, int]:
         return {id: number for number, id in enumerate(self.ids)}
 
+    @abstractmethod
     def without(self: P, gone: Bool[np.ndarray, " documents"]) -> P:
         """The segment less some documents."""
-        raise NotImplementedError
 
     def write(self: P, folder: Path) -> P:
         """Put the files into a folder, as links where they lie elsewhere on the same disk; the segment there."""
@@ -63,20 +64,20 @@ class Part:
         return type(self).read(folder)
 
     @classmethod
+    @abstractmethod
     def read(cls: type[P], folder: Path) -> P:
         """Open the files of a segment, memory-mapped.
 
         Raises:
             ValueError: they do not fit each other.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _put(self, folder: Path) -> None:
         """Write the files."""
-        raise NotImplementedError
 
 
-class SegmentedIndex(Generic[P]):
+class SegmentedIndex(ABC, Generic[P]):
     """Documents in segments. A subclass makes a segment of documents, and says how it is searched.
 
     Attributes:
@@ -165,13 +166,13 @@ class SegmentedIndex(Generic[P]):
 
     # --- what a subclass says ------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _segment(self, documents: Sequence[Document]) -> P:
         """Documents as one segment in memory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _about(self) -> dict[str, Any]:
         """What the saved index says about itself, as JSON."""
-        raise NotImplementedError
 
     def _check_built(self) -> None:
         """Raise ValueError where no document holds anything to index."""
@@ -183,7 +184,7 @@ class SegmentedIndex(Generic[P]):
             raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
 
     def _made(self, documents: Iterable[Document], scratch: str | Path | None) -> list[P]:
-        return [_spilled(self._segment(batch), scratch) for batch in _batches(documents, self.segment_size)]
+        return [_spilled(self._segment(batch), scratch) for batch in batches(documents, self.segment_size)]
 
     def _take(self: Index, kind: type[P], about: dict[str, Any], files: Path) -> Index:
         """Open the segments of a saved index."""
@@ -249,12 +250,6 @@ def check_made(options: dict[str, Any]) -> None:
     """Raise ValueError for options of an encoder that is made already."""
     if options:
         raise ValueError(f"{', '.join(options)}: options of an encoder, but it is an object that is made already")
-
-
-def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    left = iter(documents)
-    while batch := list(islice(left, size)):
-        yield batch
 
 
 def _spilled(segment: P, scratch: str | Path | None) -> P:

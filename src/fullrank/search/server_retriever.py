@@ -6,9 +6,9 @@ import json
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, TypeVar
 
+from fullrank._batching import batches
 from fullrank.search.protocols import Document
 from fullrank.search.run import at_least_one
 from fullrank.search.server import Failure, Server
@@ -102,11 +102,11 @@ class ServerRetriever(ABC):
         """
         wanted = sorted(set(ids))
         self._check()
-        for batch in _parts(wanted, self.batch_size):
+        for batch in batches(wanted, self.batch_size):
             unknown = set(batch) - self._found(batch).keys()
             if unknown:
                 raise LookupError(f"the {self._kind} {self.name!r} has no document {min(unknown)!r}")
-        for batch in _parts(wanted, self.batch_size):
+        for batch in batches(wanted, self.batch_size):
             self._remove(batch)
         self._settle(self.name)
         return self
@@ -186,7 +186,7 @@ class ServerRetriever(ABC):
 
     def _batches(self, documents: Iterable[Document]) -> Iterator[list[Document]]:
         seen: set[str] = set()
-        for batch in _parts(documents, self.batch_size):
+        for batch in batches(documents, self.batch_size):
             for document in batch:
                 if document.id in seen:
                     raise ValueError(f"two documents have the id {document.id!r}; ids are unique in a collection")
@@ -222,10 +222,3 @@ class _Documents(Mapping[str, Document]):
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as JSON holds it; what JSON does not know becomes text."""
     return json.loads(json.dumps(dict(metadata), default=str))
-
-
-def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Items in lists of at most `size`."""
-    rest = iter(items)
-    while part := list(islice(rest, size)):
-        yield part

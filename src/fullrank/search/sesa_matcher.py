@@ -242,12 +242,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
         """Explicit vectors, (texts, concepts); their columns are `get_feature_names_out()`."""
         check_is_fitted(self, "model_")
         given = list(map(joined, _all_of(texts, "texts")))
-        with torch.inference_mode():
-            found = [
-                self.model_.encode(given[start : start + self.batch_size], side=side).float().cpu()
-                for start in range(0, len(given), self.batch_size)
-            ]
-        return torch.cat(found).numpy() if found else np.zeros((0, len(self.model_.concept_names)), np.float32)
+        found = in_batches(lambda some, _: self.model_.encode(some, side=side), given, self.batch_size)
+        return found.float().cpu().numpy()
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """The same: an encoder of the retrieval room."""
@@ -457,7 +453,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
     def _vectors(self, texts: Iterable[Text], side: str, known: Any = None, name: str = "") -> torch.Tensor:
         """What scores compare, of unit length for cosines."""
         given = list(map(joined, _all_of(texts, "texts")))
-        found = in_batches(self.model_, given, side, self.batch_size, self._known(known, len(given), name))
+        compared = partial(self.model_.compared, side=side)
+        found = in_batches(compared, given, self.batch_size, self._known(known, len(given), name))
         return (unit(found) if self.model_.config.similarity == "cosine" else found).float().cpu()
 
     def _scores(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class SESAScorer(ModelScorer):
 
     def _compared(self, texts: Sequence[str], side: str) -> Float[Tensor, "texts D"]:
         unique, places = distinct(texts)
-        return in_batches(self.model, unique, side, self.batch_size)[places]
+        return in_batches(partial(self.model.compared, side=side), unique, self.batch_size)[places]
 
 
 class SESAReranker(PointwiseReranker):
@@ -110,12 +111,15 @@ class SESAReranker(PointwiseReranker):
 
 @torch.inference_mode()
 def in_batches(
-    model: SESA, texts: Sequence[str], side: str, batch_size: int, known: Tensor | None = None
+    vectors_of: Callable[[list[str], Tensor | None], Tensor],
+    texts: Sequence[str],
+    batch_size: int,
+    known: Tensor | None = None,
 ) -> Float[Tensor, "texts D"]:
-    """The vectors that scores compare, a batch of texts of like length at a time: padding costs what words cost."""
+    """Vectors of texts and what is known of them, a batch of like length at a time: padding costs what words cost."""
     order = torch.tensor(sorted(range(len(texts)), key=lambda number: len(texts[number])), dtype=torch.long)
     found = [
-        model.compared([texts[number] for number in rows.tolist()], None if known is None else known[rows], side)
+        vectors_of([texts[int(number)] for number in rows], None if known is None else known[rows])
         for rows in order.split(batch_size)
     ]
     return torch.cat(found)[order.argsort()]
