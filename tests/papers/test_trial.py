@@ -1,12 +1,15 @@
 """What a study is given: measurements, tables, figures, progress, and steps that are resumed."""
 
+import os
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib import cpu_count
 from matplotlib.figure import Figure
 
 from fullrank.papers import Cancelled, Trial
@@ -172,3 +175,40 @@ def test_one_thread_is_given_back(trial):
     with pytest.raises(ZeroDivisionError):
         work()
     assert torch.get_num_threads() == before
+
+
+def _computed_where() -> dict[str, int]:
+    return {"process": os.getpid(), "threads": torch.get_num_threads()}
+
+
+def test_steps_outside_smoke_run_in_processes_of_one_thread_and_resume(tmp_path):
+    seen: list[tuple[int, int, str]] = []
+    trial = Trial(claim_ids=(), scale="quick", scratch=tmp_path, on_progress=lambda *report: seen.append(report))
+    trial.step("second", lambda: "kept")
+    first, second, third = trial.steps(dict.fromkeys(("first", "second", "third"), _computed_where), "places")
+    assert second == "kept"
+    assert seen == [(0, 2, "places"), (1, 2, "places"), (2, 2, "places")]
+    if cpu_count() > 1:
+        assert os.getpid() not in (first["process"], third["process"])
+        assert first["threads"] == third["threads"] == 1
+        assert trial.worker_memory.keys() == {first["process"], third["process"]}
+    assert trial.steps({"third": pytest.fail, "first": pytest.fail}, "again") == [third, first]
+
+
+def test_steps_that_should_stop_keep_what_is_done(tmp_path):
+    seen: list[int] = []
+    trial = Trial(
+        claim_ids=(), scale="quick", scratch=tmp_path, on_progress=lambda done, total, text: seen.append(done),
+        should_stop=lambda: len(seen) == 1,
+    )  # fmt: skip
+    with pytest.raises(Cancelled, match="places"):
+        trial.steps(dict.fromkeys("abcd", _computed_where), "places")
+    assert len(list((tmp_path / "steps").iterdir())) == 1
+
+
+@pytest.mark.parametrize("scale", ["smoke", "quick"])
+def test_a_step_that_fails_beside_others_is_not_kept(tmp_path, scale):
+    trial = Trial(claim_ids=(), scale=scale, scratch=tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        trial.steps({"a": partial(divmod, 1, 0), "b": partial(divmod, 1, 0)}, "divided")
+    assert not (tmp_path / "steps").exists()

@@ -80,13 +80,11 @@ def repeat(
     Args:
         trial: the study's trial.
         methods: by name.
-        run: what a method gives with a seed, JSON-like.
+        run: what a method gives with a seed, JSON-like; see `Trial.steps` for what it may refer to.
         about: what else the runs depend on; shown as progress.
         seeds: default those of the trial.
     """
-    methods = list(methods)
-    found: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
-    plan = [(method, seed) for seed in (trial.seeds if seeds is None else seeds) for method in methods]
-    for method, seed in trial.track(plan, about):
-        found[method].append(trial.step(f"{about} {method} seed={seed}", partial(run, method, seed)))
-    return Repeats(found)
+    methods, seeds = list(methods), list(trial.seeds if seeds is None else seeds)
+    plan = [(method, seed) for seed in seeds for method in methods]
+    found = trial.steps({f"{about} {method} seed={seed}": partial(run, method, seed) for method, seed in plan}, about)
+    return Repeats({method: found[number :: len(methods)] for number, method in enumerate(methods)})

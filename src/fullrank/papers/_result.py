@@ -62,7 +62,7 @@ class Result:
         run: name of the run's folder, its start in UTC.
         started, finished: ISO times in UTC.
         seconds: computing time over all sessions of a resumed run.
-        peak_memory: bytes, of the last session.
+        peak_memory: bytes, of the last session; of all its processes together.
         device: torch device name.
         seeds: seeds used.
         claims: every claim of the paper.

@@ -255,7 +255,7 @@ def _finish(paper: Paper, trial: Trial, session: _Session) -> Result:
         started=asked["started"],
         finished=_now().isoformat(timespec="seconds"),
         seconds=round(session.seconds, 3),
-        peak_memory=peak_memory(),
+        peak_memory=peak_memory() + sum(trial.worker_memory.values()),
         device=trial.device,
         seeds=trial.seeds,
         claims=claim_results(paper, trial),

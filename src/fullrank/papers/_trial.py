@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from fullrank._files import write_bytes, write_json
 from fullrank._saving import svg
+from fullrank.papers._environment import peak_memory
 
 Scale = Literal["smoke", "quick", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -22,6 +25,14 @@ Measured = Number | Mapping[str, Number]
 Stated = Measured | str
 Item = TypeVar("Item")
 Choice = TypeVar("Choice")
+
+
+def _unheard(done: int, total: int, text: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Cancelled(Exception):
@@ -43,6 +54,9 @@ class Trial:
         seeds: seeds to repeat training over.
         on_progress: called with (done, total, text).
         should_stop: asked at every progress report; True raises `Cancelled`.
+
+    Attributes:
+        worker_memory: process -> peak resident memory in bytes, of the processes that computed steps side by side.
     """
 
     claim_ids: tuple[str, ...]
@@ -50,13 +64,18 @@ class Trial:
     scratch: Path
     device: str = "cpu"
     seeds: tuple[int, ...] = (0,)
-    on_progress: Callable[[int, int, str], None] = lambda done, total, text: None
-    should_stop: Callable[[], bool] = lambda: False
+    on_progress: Callable[[int, int, str], None] = _unheard
+    should_stop: Callable[[], bool] = _never
     measurements: dict[str, Measured] = field(default_factory=dict)
     spreads: dict[str, Measured] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     figures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    worker_memory: dict[int, int] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In a process of its own, a step reports to nobody."""
+        return {**vars(self), "on_progress": _unheard, "should_stop": _never}
 
     def pick(self, *, smoke: Choice, quick: Choice, full: Choice) -> Choice:
         """The value that belongs to this trial's scale."""
@@ -144,21 +163,71 @@ class Trial:
             compute: returns JSON-like data (numbers, strings, lists, dictionaries with string keys). JSON knows
                 neither NaN nor infinity: they come back as None.
         """
-        file = self.scratch / "steps" / f"{_file_name(key)}.json"
-        if file.exists():
-            return json.loads(file.read_text())["value"]
-        value = compute()
-        write_json(file, {"key": key, "value": value})
+        file = self._file(key)
+        if not file.exists():
+            write_json(file, {"key": key, "value": compute()})
         return json.loads(file.read_text())["value"]  # the same types whether resumed or not
+
+    def steps(self, plan: Mapping[str, Callable[[], Any]], text: str) -> list[Any]:
+        """Like `step`, for steps that do not need each other: on the CPU one core computes one of them.
+
+        Outside "smoke" they run in processes of their own, a thread each, because small networks wait for their
+        threads longer than they work. What a step needs travels to it by pickle.
+
+        Args:
+            plan: key -> compute, as in `step`.
+            text: shown as progress.
+
+        Returns:
+            The results in the order of the plan.
+
+        Raises:
+            Cancelled: the user asked the run to stop.
+        """
+        todo = [key for key in plan if not self._file(key).exists()]
+        self.progress(0, len(todo), text)
+        with closing(self._side_by_side([(key, plan[key]) for key in todo])) as values:
+            for done, (key, value) in enumerate(values, 1):
+                write_json(self._file(key), {"key": key, "value": value})
+                self.progress(done, len(todo), text)
+        return [json.loads(self._file(key).read_text())["value"] for key in plan]
+
+    def _side_by_side(self, todo: list[tuple[str, Callable[[], Any]]]) -> Generator[tuple[str, Any]]:
+        """Results by key, as they come."""
+        from joblib import Parallel, cpu_count, delayed
+
+        processes = min(cpu_count(), len(todo))
+        if self.scale == "smoke" or self.device != "cpu" or processes < 2:
+            yield from ((key, compute()) for key, compute in todo)
+            return
+        # Arrays are not mapped from a file, which would make them read-only.
+        workers = Parallel(processes, return_as="generator_unordered", inner_max_num_threads=1, max_nbytes=None)
+        results: Any = workers(delayed(_alone)(key, compute) for key, compute in todo)
+        with warnings.catch_warnings(), closing(results):
+            warnings.filterwarnings("ignore", message=".*have been cancelled")  # as the user wished
+            for key, value, process, memory in results:
+                self.worker_memory[process] = memory
+                yield key, value
 
     def tensors(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """Like `step`, for tensors by name (a trained model's state)."""
         from safetensors.torch import load, save  # brings torch, which the catalogue does without
 
-        file = self.scratch / "steps" / f"{_file_name(key)}.safetensors"
+        file = self._file(key, "safetensors")
         if not file.exists():
             write_bytes(file, save({name: tensor.detach().contiguous() for name, tensor in compute().items()}))
         return {name: tensor.to(self.device) for name, tensor in load(file.read_bytes()).items()}
+
+    def _file(self, key: str, suffix: str = "json") -> Path:
+        return self.scratch / "steps" / f"{_file_name(key)}.{suffix}"
+
+
+def _alone(key: str, compute: Callable[[], Any]) -> tuple[str, Any, int, int]:
+    """One step in a process of its own: its result, the process and how much memory that has needed."""
+    import torch
+
+    torch.set_num_threads(1)
+    return key, compute(), os.getpid(), peak_memory()
 
 
 def _plain(claim_id: str, value: Measured) -> Measured:
