@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,16 +81,21 @@ def _train(trial: Trial, model: Any, size: Size, seed: int, about: str, rate: fl
     return model.state_dict()
 
 
-def pretrained(trial: Trial, size: Size, seed: int) -> Any:
-    """The whole masked autoencoder after pre-training."""
-    model = masked_autoencoder(size, seed)
+def pretrained(trial: Trial, size: Size) -> dict[int, Any]:
+    """The whole masked autoencoder after pre-training, by seed."""
     λ = list(sentinel().wavelengths)
-    state = trial.tensors(
-        f"Hyper-MAE {size.key} seed={seed}",
-        lambda: _train(trial, model, size, seed, "Hyper-MAE", size.rate, wavelengths=λ),
-    )
-    model.load_state_dict(state)
-    return model.to(trial.device).eval()
+    models = {seed: masked_autoencoder(size, seed) for seed in trial.seeds}
+    plan = {
+        f"Hyper-MAE {size.key} seed={seed}": partial(
+            _train, trial, model, size, seed, "Hyper-MAE", size.rate, wavelengths=λ
+        )
+        for seed, model in models.items()
+    }
+    states = trial.all_tensors(plan, "pre-training Hyper-MAE")
+    for model, state in zip(models.values(), states, strict=True):
+        model.load_state_dict(state)
+        model.to(trial.device).eval()
+    return models
 
 
 def sentinel() -> Any:

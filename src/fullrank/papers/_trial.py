@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -217,6 +218,14 @@ class Trial:
         if not file.exists():
             write_bytes(file, save({name: tensor.detach().contiguous() for name, tensor in compute().items()}))
         return {name: tensor.to(self.device) for name, tensor in load(file.read_bytes()).items()}
+
+    def all_tensors(self, plan: Mapping[str, Callable[[], Mapping[str, Any]]], text: str) -> list[dict[str, Any]]:
+        """Like `tensors`, side by side as in `steps`."""
+        self.steps({f"tensors {key}": partial(self._keep_tensors, key, compute) for key, compute in plan.items()}, text)
+        return [self.tensors(key, compute) for key, compute in plan.items()]
+
+    def _keep_tensors(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> None:
+        self.tensors(key, compute)
 
     def _file(self, key: str, suffix: str = "json") -> Path:
         return self.scratch / "steps" / f"{_file_name(key)}.{suffix}"

@@ -525,10 +525,12 @@ def _prune(trial: Trial, setting: Setting, ratios: Iterable[float], protocols: I
         and not (criterion == "beta-upstream" and setting.task == "photographs")
     }
 
+    training = {f"dense {key} seed={seed}": partial(train_dense, setting, seed, trial.device) for seed in trial.seeds}
+    states = dict(zip(trial.seeds, trial.all_tensors(training, f"training {key}"), strict=True))
+
     def run(method: str, seed: int) -> dict[str, float]:
-        state = trial.tensors(f"dense {key} seed={seed}", partial(train_dense, setting, seed, trial.device))
         network = new_network(setting, seed).to(trial.device)
-        network.load_state_dict(state)
+        network.load_state_dict(states[seed])
         if method == "dense":
             return test_scores(network, imbalanced_images(setting, seed), trial.device) | {"MACs": 100.0}
         return prune_and_tune(network, setting, *plans[method], seed, trial.device)

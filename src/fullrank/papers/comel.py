@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from fullrank.papers import Claim, Paper, Trial
+from fullrank.papers._repeats import repeat
 
 _WSI = "three public sets of whole slide images and a GPU"
 _BAGS = "the bag classifier"
@@ -193,12 +194,9 @@ def study(trial: Trial) -> None:
 
     train, test, epochs = trial.pick(smoke=(16, 10, 1), quick=(480, 300, 2), full=(480, 300, 2))
     methods = trial.pick(smoke=_SMOKE, quick=_QUICK, full=tuple(_METHODS))
-    plan = [(method, seed) for seed in trial.seeds for method in methods]
-    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+    run = partial(_sequence, train=train, test=test, epochs=epochs, device=trial.device)
     with trial.one_thread():
-        for method, seed in trial.track(plan, "tasks in sequence"):
-            key = f"{method} seed={seed} train={train} test={test} epochs={epochs}"
-            runs[method].append(trial.step(key, partial(_sequence, method, seed, train, test, epochs, trial.device)))
+        runs = repeat(trial, methods, run, f"tasks in sequence, {train} and {test} texts, {epochs} epochs").runs
     scores = {
         method: [_scores(np.array(run["accuracy"], dtype=float)) for run in found] for method, found in runs.items()
     }
@@ -338,7 +336,7 @@ def _features(model: Any, sentences: Any, batch: list[int], device: str) -> tupl
     return given["labels"], (states * weights).sum(1) / weights.sum(1)
 
 
-def _figure(trial: Trial, runs: dict[str, list[dict[str, Any]]]) -> None:
+def _figure(trial: Trial, runs: Mapping[str, list[dict[str, Any]]]) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 

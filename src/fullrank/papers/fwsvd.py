@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fullrank.papers import Claim, Paper, Trial
-from fullrank.papers._repeats import mean_and_spread
+from fullrank.papers._repeats import mean_and_spread, repeat
 
 if TYPE_CHECKING:
     from fullrank.tasks import Examples, Quality
@@ -280,12 +280,22 @@ def _similarity(trial: Trial, size: Size) -> None:
     found: dict[str, list[float]] = {}
     plain: dict[str, list[float]] = {}
     differences: list[float] = []
-    plan = [(seed, ratio, name) for seed in trial.seeds for ratio in size.ratios for name in ("SVD", *_METHODS)]
-    for seed, ratio, name in trial.track(plan, "sentence similarity of MiniLM"):
-        first = seed == trial.seeds[0]
-        if not first and (name == "SVD" or ratio > 0.6):
-            continue  # nothing random; above 0.6 no order is claimed
-        run = trial.step(f"{name} {ratio} seed={seed} {size}", partial(_compressed, size, name, ratio, seed))
+    plan = [
+        (seed, ratio, name)
+        for seed in trial.seeds
+        for ratio in size.ratios
+        for name in ("SVD", *_METHODS)
+        # Nothing is random in plain SVD; above 0.6 no order is claimed.
+        if seed == trial.seeds[0] or (name != "SVD" and ratio <= 0.6)
+    ]
+    runs = trial.steps(
+        {
+            f"{name} {ratio} seed={seed} {size}": partial(_compressed, size, name, ratio, seed)
+            for seed, ratio, name in plan
+        },
+        "sentence similarity of MiniLM",
+    )
+    for (_, ratio, name), run in zip(plan, runs, strict=True):
         found.setdefault(f"{name} {ratio:g}", []).append(run["spearman"])
         if name == "SVD":
             plain[f"{ratio:g}"] = run["errors"]
@@ -387,36 +397,28 @@ def _compress(model: Any, quality: Quality, name: str, ratio: float, size: Size)
 
 def _fine_tuned(trial: Trial, size: Size) -> None:
     """SVD and FWSVD at half of the linear parameters after one epoch."""
-    found: dict[str, list[float]] = {}
-    plan = [(seed, name) for seed in trial.seeds for name in ("SVD", "FWSVD")]
-    for seed, name in trial.track(plan, "fine-tuning the factors"):
-        run = partial(_recovered, size, name, seed)
-        found.setdefault(name, []).append(trial.step(f"fine-tuned {name} seed={seed} {size}", run))
-    trial.measure("closer-than-svd-finetuned", *mean_and_spread(found))
+    runs = repeat(trial, ("SVD", "FWSVD"), partial(_recovered, size), f"fine-tuning the factors {size}")
+    trial.measure("closer-than-svd-finetuned", *runs.summary(("SVD", "FWSVD"), "spearman"))
 
 
-def _recovered(size: Size, name: str, seed: int) -> float:
+def _recovered(size: Size, name: str, seed: int) -> dict[str, float]:
     from fullrank.compress import recover_quality
 
     model, quality = _encoder("stsb", size.tuning, size.pairs, seed)
     small = _compress(model, quality, name, 0.5, size)
     recover_quality(small.model, quality, [layer.name for layer in small.report.layers], 1, 2e-4, seed=seed)
-    return quality.measure(small.model)[quality.metric]
+    return {"spearman": quality.measure(small.model)[quality.metric]}
 
 
 def _classification(trial: Trial, size: Size) -> None:
     """A classifier of sentences, the encoder with a linear probe, at half of the linear parameters."""
-    found: dict[str, list[float]] = {}
-    plan = [(seed, name) for seed in trial.seeds for name in ("SVD", "FWSVD")]
-    for seed, name in trial.track(plan, "compressing a classifier"):
-        run = partial(_accuracy, size, name, seed)
-        found.setdefault(name, []).append(trial.step(f"classifier {name} seed={seed} {size}", run))
-    trial.measure("closer-than-svd-classification", *mean_and_spread(found))
+    runs = repeat(trial, ("SVD", "FWSVD"), partial(_accuracy, size), f"compressing a classifier {size}")
+    trial.measure("closer-than-svd-classification", *runs.summary(("SVD", "FWSVD")))
 
 
-def _accuracy(size: Size, name: str, seed: int) -> float:
+def _accuracy(size: Size, name: str, seed: int) -> dict[str, float]:
     model, quality = _encoder("sst2", size.sentences, size.sentences, seed)
-    return 100 * quality.measure(_compress(model, quality, name, 0.5, size).model)["accuracy"]
+    return {"accuracy": 100 * quality.measure(_compress(model, quality, name, 0.5, size).model)["accuracy"]}
 
 
 def _language(trial: Trial, size: Size) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fullrank.papers import Claim, Paper, Trial
-from fullrank.papers._repeats import mean_and_spread
+from fullrank.papers._repeats import repeat
 
 PAPER = Paper(
     slug="greenformers",
@@ -583,18 +583,11 @@ def _bert_times(batch: int, device: str) -> dict[str, float]:
 
 def _digits(trial: Trial, size: Size) -> None:
     """Digits as sequences of 64 pixels, two layers of each kind."""
-    seeds = range(size.digits_seeds)
-    found: dict[str, list[float]] = {}
-    counts: dict[str, int] = {}
-    for seed, kind in trial.track(
-        [(s, k) for s in seeds for k in ("dense", "LRT", "Linformer")], "digits as sequences"
-    ):
-        run = trial.step(
-            f"digits {kind} seed={seed} {size.digits_epochs}", partial(_digit_run, kind, seed, size.digits_epochs)
-        )
-        found.setdefault(kind, []).append(run["accuracy"])
-        counts[kind] = run["parameters"]
-    mean, spread = mean_and_spread(found)
+    kinds, epochs = ("dense", "LRT", "Linformer"), size.digits_epochs
+    about = f"digits as sequences, {epochs} epochs"
+    found = repeat(trial, kinds, partial(_digit_run, epochs=epochs), about, range(size.digits_seeds))
+    counts = {kind: found.runs[kind][0]["parameters"] for kind in kinds}
+    mean, spread = found.summary(kinds)
     share = 100 * counts["LRT"] / counts["dense"]
     trial.measure(
         "lrt-quality", {"dense": mean["dense"], "LRT": mean["LRT"], "parameters": share},
@@ -647,14 +640,11 @@ def _digit_run(kind: str, seed: int, epochs: int) -> dict[str, Any]:
 
 def _images(trial: Trial, size: Size) -> None:
     """A small residual network on CIFAR-10 whose later convolutions are of low rank from the start."""
-    found: dict[str, list[float]] = {}
-    counts: dict[str, int] = {}
-    for seed, kind in trial.track([(s, k) for s in trial.seeds for k in ("dense", "low rank")], "CIFAR-10 by design"):
-        key = f"cifar {kind} seed={seed} {size.images} {size.image_epochs}"
-        run = trial.step(key, partial(_image_run, kind, seed, size.images, size.image_epochs, trial.device))
-        found.setdefault(kind, []).append(run["accuracy"])
-        counts[kind] = run["parameters"]
-    mean, spread = mean_and_spread(found)
+    kinds, images, epochs = ("dense", "low rank"), size.images, size.image_epochs
+    run = partial(_image_run, images=images, epochs=epochs, device=trial.device)
+    found = repeat(trial, kinds, run, f"CIFAR-10 by design, {images} images, {epochs} epochs")
+    counts = {kind: found.runs[kind][0]["parameters"] for kind in kinds}
+    mean, spread = found.summary(kinds)
     share = 100 * counts["low rank"] / counts["dense"]
     trial.measure("cifar10-by-design", mean | {"parameters": share}, spread | {"parameters": 0.0})
     trial.note(
@@ -664,7 +654,7 @@ def _images(trial: Trial, size: Size) -> None:
     )
 
 
-def _image_run(kind: str, seed: int, count: int, epochs: int, device: str) -> dict[str, Any]:
+def _image_run(kind: str, seed: int, images: int, epochs: int, device: str) -> dict[str, Any]:
     """Accuracy in percent; parameters of the network."""
     import numpy as np
     import torch
@@ -691,8 +681,8 @@ def _image_run(kind: str, seed: int, count: int, epochs: int, device: str) -> di
             y = self.norm1(self.first(x)).relu()
             return (self.norm2(self.second(y)) + self.skip(x)).relu()
 
-    train_x, train_y = tensors("train", count)
-    test_x, test_y = tensors("test", min(count, 2000))
+    train_x, train_y = tensors("train", images)
+    test_x, test_y = tensors("test", min(images, 2000))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         blocks = [Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 64, 2)]
@@ -725,10 +715,10 @@ def _encoder(trial: Trial, size: Size) -> None:
     """MiniLM on sentence similarity after factoring, without training."""
     arms = [("exact", f) for f in size.fractions] + [("library", f) for f in size.fractions]
     arms += [("snmf", min(size.fractions)), ("random", min(size.fractions)), ("last two layers", min(size.fractions))]
-    found = {"original": trial.step(f"original {size.pairs}", partial(_similarity, "original", 1.0, size.pairs))}
-    for arm, fraction in trial.track(arms, "factoring MiniLM"):
-        run = partial(_similarity, arm, fraction, size.pairs)
-        found[f"{arm} {fraction:g}"] = trial.step(f"{arm} {fraction} {size.pairs}", run)
+    plan = {"original": partial(_similarity, "original", 1.0, size.pairs)}
+    plan |= {f"{arm} {fraction:g}": partial(_similarity, arm, fraction, size.pairs) for arm, fraction in arms}
+    runs = trial.steps({f"{name} {size.pairs}": run for name, run in plan.items()}, "factoring MiniLM")
+    found = dict(zip(plan, runs, strict=True))
     half = f"{min(size.fractions):g}"
     trial.measure("exact-svd-is-enough", min(found[f"exact {f:g}"] - found[f"library {f:g}"] for f in size.fractions))
     trial.measure(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fullrank.papers import Claim, Paper, Trial
-from fullrank.papers._repeats import mean_and_spread
+from fullrank.papers._repeats import mean_and_spread, repeat
 
 _GLUE = "RoBERTa-base weights and GLUE"
 _VIT = "ViT-B/16 ImageNet-21k weights and VTAB-1k"
@@ -317,10 +317,16 @@ def study(trial: Trial) -> None:
         for seed in trial.seeds
     ]
     found: dict[tuple[str, str], dict[float, list[dict[str, Any]]]] = {}
-    for done, (task, method, rate, seed) in enumerate(plan):
-        watch = partial(_watch, trial, done, len(plan))
-        key = f"{task} {method} rate={rate:g} seed={seed} {tuple(size)}"
-        run = trial.step(key, partial(_classify, task, method, rate, seed, size, trial.device, watch))
+    all_runs = trial.steps(
+        {
+            f"{task} {method} rate={rate:g} seed={seed} {tuple(size)}": partial(
+                _classify, task, method, rate, seed, size, trial.device
+            )
+            for task, method, rate, seed in plan
+        },
+        "questions and news",
+    )
+    for (task, method, rate, _), run in zip(plan, all_runs, strict=True):
         found.setdefault((task, method), {}).setdefault(rate, []).append(run)
     runs = {name: max(rates.values(), key=_mean_of("validation")) for name, rates in found.items()}
     _measure_text(trial, runs)
@@ -338,12 +344,8 @@ def _recovery(trial: Trial) -> None:
     import numpy as np
 
     steps = trial.pick(smoke=30, quick=1500, full=1500)
-    fits: dict[str, list[dict[str, float]]] = {method: [] for method in _RECOVERING}
     with trial.one_thread():
-        for method, seed in trial.track([(m, s) for m in _RECOVERING for s in trial.seeds], "fitting a known change"):
-            fits[method].append(
-                trial.step(f"fit {method} seed={seed} steps={steps}", partial(_fit, method, seed, steps))
-            )
+        fits = repeat(trial, _RECOVERING, partial(_fit, steps=steps), f"fitting a known change, {steps} steps").runs
     errors = {method: [fit["error"] for fit in found] for method, found in fits.items()}
     bounds = {method: [fit["bound"] for fit in found] for method, found in fits.items()}
     named = {"Hydra": errors["Hydra"], "LoRA": errors["LoRA, r = 4"], "sequential": errors["sequential"]}
@@ -429,13 +431,7 @@ def _parameter_counts(trial: Trial) -> None:
     )
 
 
-def _watch(trial: Trial, done: int, total: int, step: int, steps: int, text: str) -> None:
-    trial.progress(done, total, f"{text} on sentences")
-
-
-def _classify(
-    task: str, method: str, rate: float, seed: int, size: _Size, device: str, watch: Callable[[int, int, str], None]
-) -> dict[str, Any]:
+def _classify(task: str, method: str, rate: float, seed: int, size: _Size, device: str) -> dict[str, Any]:
     """One training run: accuracies in percent, and for Hydra what the branches learned and what merging changes."""
     from dataclasses import replace
 
@@ -464,7 +460,7 @@ def _classify(
         head_learning_rate=_FULL_RATE * rate if full else _HEAD_RATE,
     )  # fmt: skip
     outcome = train_sentences(
-        replace(whole, train=train), config, settings, everything=full, on_progress=watch,
+        replace(whole, train=train), config, settings, everything=full,
         callbacks=[EveryEpoch()] if method == "Hydra" else (),
     )  # fmt: skip
     run = {

@@ -291,7 +291,7 @@ def study(trial: Trial) -> None:
     )
     with trial.one_thread():
         _cost(trial, size.dim)
-        encoders = {seed: pretrained(trial, size, seed) for seed in trial.seeds}
+        encoders = pretrained(trial, size)
         _reconstruction(trial, size, encoders)
         _probes(trial, size, encoders)
         _landsat(trial, size, encoders)
@@ -323,10 +323,11 @@ def _reconstruction(trial: Trial, size: Size, encoders: dict[int, Any]) -> None:
 
 
 def _probes(trial: Trial, size: Size, encoders: dict[int, Any]) -> None:
-    runs = [
-        trial.step(f"probes {size.key} seed={seed}", partial(_probe_seed, trial, size, seed, model))
+    plan = {
+        f"probes {size.key} seed={seed}": partial(_probe_seed, trial, size, seed, model)
         for seed, model in encoders.items()
-    ]
+    }
+    runs = trial.steps(plan, "probes of land use")
     names = list(runs[0]["accuracy"])
     accuracy, spread = mean_and_spread({name: [run["accuracy"][name] for run in runs] for name in names})
     trial.measure(
@@ -401,10 +402,11 @@ def _probe(
 
 def _landsat(trial: Trial, size: Size, encoders: dict[int, Any]) -> None:
     """Kinds of land in Landsat's four bands, 3 x 3 pixels of 80 m drawn as 12 x 12; the middle patch is probed."""
-    runs = [
-        trial.step(f"Landsat {size.key} {size.landsat} seed={seed}", partial(_landsat_seed, size, seed, model))
+    plan = {
+        f"Landsat {size.key} {size.landsat} seed={seed}": partial(_landsat_seed, size, seed, model)
         for seed, model in encoders.items()
-    ]
+    }
+    runs = trial.steps(plan, "probes on Landsat")
     scores = {name: [run[name] for run in runs] for name in runs[0]}
     trial.measure("reads-landsat", *mean_and_spread(scores))
     mean, _ = mean_and_spread(scores)

@@ -224,10 +224,9 @@ def study(trial: Trial) -> None:
         full=_Size(1797, 20, 6, 10, (2, 3, 4, 6, 9, 12, 18), (_K, 8)),
     )
     _sizes(trial)
-    runs = []
     with trial.one_thread():
-        for seed in trial.track(trial.seeds, "digits at every dimension"):
-            runs.append(trial.step(f"digits seed={seed} {size}", partial(_digits, size, seed)))
+        plan = {f"digits seed={seed} {size}": partial(_digits, size, seed) for seed in trial.seeds}
+        runs = trial.steps(plan, "digits at every dimension")
     _measure(trial, size, runs)
 
 

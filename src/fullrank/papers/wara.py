@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, cast
 
 from fullrank.papers import Claim, Paper, Trial
-from fullrank.papers._repeats import mean_and_spread
+from fullrank.papers._repeats import mean_and_spread, repeat
 
 _NUMBERS = "the paper's image generation and segmentation set-ups, whose numbers are not printed in the abstract"
 _SHIFTS = ("noise", "checkerboard", "blur")
@@ -264,11 +264,12 @@ def _locality(trial: Trial) -> None:
     import numpy as np
 
     steps, tuning = trial.pick(smoke=(5, 5), quick=(2500, 600), full=(2500, 600))
-    found: dict[int, list[dict[str, Any]]] = {}
     with trial.one_thread():
-        for seed in trial.track(trial.seeds, "updates of a denoiser"):
-            key = f"denoiser seed={seed} steps={steps},{tuning}"
-            found[seed] = trial.step(key, partial(_updates, seed, steps, tuning, trial.device))
+        plan = {
+            f"denoiser seed={seed} steps={steps},{tuning}": partial(_updates, seed, steps, tuning, trial.device)
+            for seed in trial.seeds
+        }
+        found = dict(zip(trial.seeds, trial.steps(plan, "updates of a denoiser"), strict=True))
 
     def errors(shift: str, way: str) -> list[float]:
         """The mean over the layers, for every seed."""
@@ -446,15 +447,24 @@ def _images(trial: Trial) -> None:
     ways = trial.pick(smoke=tuple(_WAYS)[:2], quick=tuple(_WAYS)[:2], full=tuple(_WAYS))
     starts = [(seed, draw) for seed in trial.seeds for draw in range(draws)]
     plan = [(shift, seed, draw) for seed, draw in starts for shift in _SHIFTS]
-    found: dict[str, list[dict[str, Any]]] = {shift: [] for shift in _SHIFTS}
     with trial.one_thread():
-        for shift, seed, draw in trial.track(plan, "digits under shifts"):
-            base = trial.tensors(
-                f"transformer seed={seed} steps={base_steps}", partial(_clean, seed, base_steps, trial.device)
-            )
-            key = f"digits {shift} seed={seed} draw={draw} steps={base_steps},{steps} {ways}"
-            run = partial(_adapted, base, shift, 100 * seed + draw, steps, ways, trial.device)
-            found[shift].append(trial.step(key, run))
+        training = {
+            f"transformer seed={seed} steps={base_steps}": partial(_clean, seed, base_steps, trial.device)
+            for seed in trial.seeds
+        }
+        bases = dict(zip(trial.seeds, trial.all_tensors(training, "transformers of clean digits"), strict=True))
+        all_runs = trial.steps(
+            {
+                f"digits {shift} seed={seed} draw={draw} steps={base_steps},{steps} {ways}": partial(
+                    _adapted, bases[seed], shift, 100 * seed + draw, steps, ways, trial.device
+                )
+                for shift, seed, draw in plan
+            },
+            "digits under shifts",
+        )
+    found: dict[str, list[dict[str, Any]]] = {shift: [] for shift in _SHIFTS}
+    for (shift, _, _), run in zip(plan, all_runs, strict=True):
+        found[shift].append(run)
     gains = {shift: [run["gated WaRA"] - run["LoRA"] for run in runs] for shift, runs in found.items()}
     trial.measure("beats-lora-at-equal-size", *mean_and_spread(gains))
     trial.measure("ungated-is-lora", max(run["difference"] for runs in found.values() for run in runs))
@@ -642,15 +652,7 @@ def _language(trial: Trial) -> None:
     import numpy as np
 
     sizes = trial.pick(smoke=(16, 16, 8, 1), quick=(600, 500, 16, 3), full=(4000, 500, 32, 4))
-    plan = [(method, seed) for method in _METHODS for seed in trial.seeds]
-    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in _METHODS}
-    for done, (method, seed) in enumerate(plan):
-
-        def watch(step: int, steps: int, text: str, done: int = done) -> None:
-            trial.progress(done, len(plan), f"{text} on questions")
-
-        key = f"questions {method} seed={seed} {sizes}"
-        runs[method].append(trial.step(key, partial(_classify, method, seed, sizes, trial.device, watch)))
+    runs = repeat(trial, _METHODS, partial(_classify, sizes=sizes, device=trial.device), f"questions {sizes}").runs
     accuracy = {method: [run["accuracy"] for run in found] for method, found in runs.items()}
     named = {name: accuracy[name] for name in ("WaRA", "LoRA", "head only")}
     trial.measure("effective-on-language", *mean_and_spread(named))
@@ -670,9 +672,7 @@ def _language(trial: Trial) -> None:
     )
 
 
-def _classify(
-    method: str, seed: int, sizes: Sequence[int], device: str, watch: Callable[[int, int, str], None]
-) -> dict[str, Any]:
+def _classify(method: str, seed: int, sizes: Sequence[int], device: str) -> dict[str, Any]:
     from peft import LoraConfig, WaveFTConfig
 
     from fullrank.adapt import TrainingSettings
@@ -687,7 +687,7 @@ def _classify(
         epochs=epochs, learning_rate=3e-3, head_learning_rate=3e-4 if full else 1e-2, seed=seed, device=device
     )
     task = sentence_task("trec-questions", training, testing, tokens)
-    outcome = train_sentences(task, config, settings, everything=full, on_progress=watch)
+    outcome = train_sentences(task, config, settings, everything=full)
     return {"accuracy": 100 * outcome.accuracy, "parameters": outcome.parameters}
 
 

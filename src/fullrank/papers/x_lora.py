@@ -4,6 +4,7 @@ Protein Mechanics and Design (X-LoRA).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -138,26 +139,43 @@ def study(trial: Trial) -> None:
         "gate": trial.pick(smoke=2, quick=200, full=2000),
     }
     size = trial.pick(smoke=(40, 12), quick=(3200, 400), full=(5000, 400))
-    found, parts = [], 2 + len(_GATES)
+    keys = {seed: f"seed={seed} steps={steps} size={size}" for seed in trial.seeds}
     with trial.one_thread():
         texts = _texts(*size)
-        for number, seed in enumerate(trial.seeds):
-            key = f"seed={seed} steps={steps} size={size}"
-            done, total = number * parts, len(trial.seeds) * parts
-            trial.progress(done, total, "training the base model")
-            base = trial.tensors(f"base {key}", partial(_base, texts, steps["base"], seed, trial.device))
-            trial.progress(done + 1, total, "training the experts")
-            experts = trial.tensors(
-                f"experts {key}", partial(_experts, base, texts, steps["expert"], seed, trial.device)
-            )
-            result = trial.step(f"baselines {key}", partial(_baselines, base, experts, texts, trial.device))
-            for gate, (name, options) in enumerate(_GATES.items()):
-                trial.progress(done + 2 + gate, total, f"training the gate, {name}")
-                compute = partial(_mixed, base, experts, texts, options, steps["gate"], seed, trial.device)
-                result[f"X-LoRA, {name}"] = trial.step(f"gate {name} {key}", compute)
-            found.append(result)
-    trial.progress(1, 1, "comparing")
+        bases = trial.all_tensors(
+            {f"base {key}": partial(_base, texts, steps["base"], seed, trial.device) for seed, key in keys.items()},
+            "training the base models",
+        )
+        experts = trial.all_tensors(
+            {
+                f"experts {key}": partial(_experts, base, texts, steps["expert"], seed, trial.device)
+                for (seed, key), base in zip(keys.items(), bases, strict=True)
+            },
+            "training the experts",
+        )
+        found = _gates(trial, keys, bases, experts, texts, steps["gate"])
     _report(trial, found, np)
+
+
+def _gates(
+    trial: Trial,
+    keys: dict[int, str],
+    bases: list[dict[str, Any]],
+    experts: list[dict[str, Any]],
+    texts: dict[str, dict[str, Any]],
+    steps: int,
+) -> list[dict[str, Any]]:
+    """What every seed's models and gates come to."""
+    plan: dict[str, Callable[[], Any]] = {}
+    for (seed, key), base, of_domains in zip(keys.items(), bases, experts, strict=True):
+        plan[f"baselines {key}"] = partial(_baselines, base, of_domains, texts, trial.device)
+        for name, options in _GATES.items():
+            plan[f"gate {name} {key}"] = partial(_mixed, base, of_domains, texts, options, steps, seed, trial.device)
+    results = dict(zip(plan, trial.steps(plan, "training the gates"), strict=True))
+    return [
+        results[f"baselines {key}"] | {f"X-LoRA, {name}": results[f"gate {name} {key}"] for name in _GATES}
+        for key in keys.values()
+    ]
 
 
 def _report(trial: Trial, found: list[dict[str, Any]], np: Any) -> None:
