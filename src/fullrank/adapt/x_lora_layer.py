@@ -28,21 +28,23 @@ class Scalings:
     def __init__(self, values: Tensor, constant: bool = False) -> None:
         self.values = values
         self.constant = constant
-        self._spread: dict[tuple, Tensor] = {}
+        self._factors: dict[tuple, Tensor] = {}
 
     def afresh(self, values: Tensor | None = None) -> Scalings:
         """The same, or other values in their place, with nothing computed from them yet."""
         return Scalings(self.values if values is None else values, self.constant)
 
-    def spread(self, layer: int, stack: Stack) -> Tensor:
-        """lambda E: the factor of every row of the layer's stacked A, (batch, tokens, sum r)."""
+    def factors(self, layer: int, stack: Stack, inner: Tensor, name: str) -> Tensor:
+        """lambda E: the factor of every row of the layer's stacked A, in the shape of its inner vectors."""
         if self.values.dim() == 4:
-            return self.values[:, :, layer].to(stack.E.device, stack.E.dtype) @ stack.E
-        # Layers whose experts have the same ranks and scales share the product.
-        key = (stack.experts, stack.E.device, stack.E.dtype)
-        if key not in self._spread:
-            self._spread[key] = self.values.to(stack.E.device, stack.E.dtype) @ stack.E
-        return self._spread[key]
+            return self.align(self.values[:, :, layer].to(stack.E.device, stack.E.dtype) @ stack.E, inner, name)
+        # Layers whose experts have the same ranks and scales, and that see the same tokens, share the product.
+        key = (stack.experts, stack.E.device, stack.E.dtype, inner.shape)
+        factors = self._factors.get(key)
+        if factors is None:
+            product = self.values.to(stack.E.device, stack.E.dtype) @ stack.E
+            factors = self._factors[key] = self.align(product, inner, name)
+        return factors
 
     def align(self, factors: Tensor, inner: Tensor, name: str) -> Tensor:
         """The factors in the shape of the layer's inner vectors, (batch, tokens, sum r) or (batch tokens, sum r)."""
@@ -178,7 +180,7 @@ class MixedLayer:
         return self._kept[1]
 
     def _scale(self, inner: Tensor, stack: Stack, scalings: Scalings) -> Tensor:
-        return inner * scalings.align(scalings.spread(self.index, stack), inner, self.name)
+        return inner * scalings.factors(self.index, stack, inner, self.name)
 
     def _down(self, product: Callable[[Tensor, Tensor], Tensor], x: Tensor, stack: Stack) -> Tensor:
         """A x. Dropout acts on x, before A and before lambda, and is the same for experts with the same probability."""
