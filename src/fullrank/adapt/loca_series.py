@@ -20,7 +20,7 @@ _TABLE = 4096  # the largest basis that is kept as a matrix
 _BLOCK = 256  # tokens that are transformed together
 # Flops of matrix products in the time of one unit of other work, measured on CPU cores: a cell in the transform of a
 # matrix, an entry of a token in its transform, a number that is gathered.
-_CELL, _ENTRY, _PAIR = 400, 250, 100
+_CELL, _ENTRY, _PAIR = 400, 330, 100
 
 
 def locate(theta: Float[Tensor, "2 k"], shape: tuple[int, int], clamp_max: float = CLAMP_MAX) -> Int[Tensor, "2 k"]:

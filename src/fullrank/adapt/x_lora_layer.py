@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft.tuners import lora
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv2d, dropout, linear
 
 
@@ -39,7 +39,7 @@ class Scalings:
         if self.values.dim() == 4:
             return self.align(self.values[:, :, layer].to(stack.E.device, stack.E.dtype) @ stack.E, inner, name)
         # Layers whose experts have the same ranks and scales, and that see the same tokens, share the product.
-        key = (stack.experts, stack.E.device, stack.E.dtype, inner.shape)
+        key = (stack.kind, inner.shape)
         factors = self._factors.get(key)
         if factors is None:
             product = self.values.to(stack.E.device, stack.E.dtype) @ stack.E
@@ -104,12 +104,14 @@ class Stack(NamedTuple):
         B: (out, sum r).
         E: (experts, sum r).
         experts: (index, rank, scale) of those that the layer has.
+        kind: experts, device and dtype; stacks of the same kind have the same E.
     """
 
     A: Tensor
     B: Tensor
     E: Tensor
     experts: tuple[tuple[int, int, float], ...]
+    kind: tuple
 
 
 class MixedLayer:
@@ -137,6 +139,7 @@ class MixedLayer:
         self._factors = [] if self.embedding else [(down[e], self.layer.lora_B[e]) for _, e in self.experts]
         self._kept: tuple[tuple, Stack] | None = None
         self._seen: object | None = None  # the steady span in which the stack was last looked at
+        self._lean = False
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's output in the current pass."""
@@ -145,6 +148,8 @@ class MixedLayer:
         if scalings is None:
             return y
         stack = self.stack()
+        if self._lean:
+            return self._added(x, y, stack, scalings)
         if self.embedding:
             return self._embedding(x, y, stack, scalings)
         x = x if torch.is_autocast_enabled(x.device.type) else x.to(stack.A.dtype)
@@ -163,9 +168,9 @@ class MixedLayer:
 
     def stack(self) -> Stack:
         """The experts side by side; kept as long as none of them changes."""
-        steady = self.current.steady is not None and self._seen is self.current.steady and not self.current.compiling
-        if steady and self._kept is not None:
+        if self._kept is not None and self._seen is self.current.steady is not None and not self.current.compiling:
             return self._kept[1]
+        self._lean = False
         pairs = self._pairs()
         scales = [self.layer.scaling[expert] for _, expert in self.experts]
         learning = torch.is_grad_enabled() and any(weight.requires_grad for pair in pairs for weight in pair)
@@ -177,7 +182,25 @@ class MixedLayer:
             with torch.no_grad(), torch.inference_mode(False):
                 self._kept = (state, self._stacked(pairs, scales))
         self._seen = self.current.steady
+        self._lean = self._seen is not None and self._is_plain(self._kept[1])
         return self._kept[1]
+
+    def _is_plain(self, stack: Stack) -> bool:
+        """Whether a steady span of evaluation can do without looking at types again."""
+        base = self.layer.base_layer
+        return (
+            type(base) is nn.Linear
+            and not (base._forward_hooks or base._forward_pre_hooks or self.layer.training or torch.is_grad_enabled())
+            and not torch.is_autocast_enabled(stack.A.device.type)
+            and base.weight.dtype == stack.A.dtype == stack.B.dtype
+        )
+
+    def _added(self, x: Tensor, y: Tensor, stack: Stack, scalings: Scalings) -> Tensor:
+        """y, which nobody else has seen yet, plus the experts' part; a token at a time, every call counts."""
+        inner = linear(x, stack.A)
+        inner.mul_(scalings.factors(self.index, stack, inner, self.name))
+        y.view(-1, y.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), stack.B.mT)
+        return y
 
     def _scale(self, inner: Tensor, stack: Stack, scalings: Scalings) -> Tensor:
         return inner * scalings.factors(self.index, stack, inner, self.name)
@@ -220,7 +243,7 @@ class MixedLayer:
         for number, rank, scale in experts:
             E[number, start : start + rank] = scale
             start += rank
-        return Stack(A, B, E.to(A.device, A.dtype), experts)
+        return Stack(A, B, E.to(A.device, A.dtype), experts, (experts, A.device, A.dtype))
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         """(A_k, B_k) of every expert of the layer."""
