@@ -82,6 +82,27 @@ def test_sessions_of_baidu_are_read_and_malformed_lines_told(fullrank, folders):
     assert len(fullrank("rank", "score", "ranker", "judged.txt", "--format", "baidu").out.splitlines()) == 300
 
 
+def test_a_language_model_learns_from_sessions_and_judgements_and_scores(fullrank, folders):
+    sessions, judged = baidu_log()
+    write_baidu_sessions(folders / "part-00000.gz", sessions[:4])
+    write_baidu_annotations(folders / "judged.txt", judged[:20])
+    with (folders / "judged.txt").open("ab") as file:
+        file.write(b"half a line\n")
+    asked = ("rank", "text", "part-00000.gz", "--out", "ranker", "--batch-size", 2)
+    outcome = fullrank(*asked, "--pretrain", 1, "--steps", 1, "--objective", "dla", "--judged", "judged.txt",
+                       "--judged-steps", 1, "--test", "judged.txt", "--json")  # fmt: skip
+    assert outcome.json["DCG@10"] > 0
+    assert "line 21 is malformed" in outcome.err
+    scores = [
+        float(line) for line in fullrank("rank", "score", "ranker", "judged.txt", "--format", "baidu").out.split()
+    ]
+    assert len(scores) == 20
+    assert len(set(scores)) > 1
+    assert "reads words" in fullrank("rank", "score", "ranker", "judged.txt").complaint
+    assert "A ranker is there" in fullrank(*asked).complaint
+    assert "teaches nothing" in fullrank(*asked[:4], "other", "--steps", 0).complaint
+
+
 def test_lambdarank_belongs_to_lightgbm(fullrank, files, folders):
     complaint = fullrank("rank", "train", "clicks.svm", "--out", "r", "--objective", "lambdarank").complaint
     assert "add --ranker lightgbm" in complaint

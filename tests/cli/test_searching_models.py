@@ -63,6 +63,15 @@ def test_imagined_passages_of_a_server(fullrank, corpus, server):
     assert sorted(row["score"] for row in found) != sorted(row["score"] for row in dense)
 
 
+def test_a_question_is_answered_from_what_the_reader_imagined(fullrank, corpus, server):
+    address, requests = server
+    fullrank("index", corpus, "--out", "idx", "--method", "dense")
+    asked = ("ask", "idx", "aa", "--mode", "hyde", "--reader", address, "--model", "named", "-k", 2, "--json")
+    assert fullrank(*asked).json["answer"] == "Final Answer: 2 passages"
+    assert [request["model"] for request in requests] == ["named"] * 9
+    assert "'span' writes nothing" in fullrank("ask", "idx", "aa", "--mode", "hyde", "--reader", "span").complaint
+
+
 def test_a_model_that_cannot_be_loaded_leaves_no_index(fullrank, corpus, folders):
     asked = ("index", corpus, "--out", "idx", "--method", "splade", "--model", "nowhere", "--offline")
     assert "model='nowhere' cannot be loaded" in fullrank(*asked).complaint

@@ -11,17 +11,25 @@ from rich.table import Table
 from fullrank.cli.output import console, errors, harmless, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from fullrank.search import BM25Retriever, Document, Retriever
     from fullrank.search.model_indexes import ModelIndex
     from fullrank.search.reading import Complaints
 
-Mode = Literal["keyword", "semantic", "hybrid", "bm25", "dense", "colbert", "splade", "unicoil"]
+    Explain = Callable[[str, str], dict[str, float]]
+
 SearchMethod = Literal["keyword", "semantic", "hybrid", "bm25", "dense", "colbert", "splade", "unicoil", "hyde"]
 IndexMethod = Literal["dense", "colbert", "splade", "unicoil"]
 Method = Literal["basic-rag", "chain-of-thought-rag", "self-consistency-rag", "in-context-ralm", "zero-shot"]
-Folder = Annotated[Path, typer.Argument(help="Folder of an index.", show_default=False)]
+Place = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of an index, or its address on a server: opensearch+http://HOST:9200/NAME, "
+        "qdrant+http://HOST:6333/NAME.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Load the model from this machine alone.")]
@@ -34,7 +42,10 @@ def index(
     documents: Annotated[
         list[Path], typer.Argument(help=".jsonl, .tsv or .parquet files with id, text, title.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the index.", show_default=False)],
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", help="Folder of the index, or an address; see `search`.", show_default=False),
+    ],
     stopwords: Annotated[str, typer.Option(help="Language of words to leave out; none for none.")] = "en",
     stemming: Annotated[str, typer.Option(help="Language whose endings are cut, such as en; none for none.")] = "none",
     meaning: Annotated[
@@ -53,10 +64,13 @@ def index(
 ) -> None:
     """Index documents: keywords by BM25, and if asked for meaning by a small encoder, or what another model makes.
 
-    What is indexed by a model is found with the same `--method` of `fullrank search`, which remembers the model.
+    What is indexed by a model is found with the same `--method` of `fullrank search`, which remembers the model. On an
+    OpenSearch server keywords are indexed, on a Qdrant server meaning.
 
     Example: `fullrank index corpus.jsonl --out my-index --stemming en --meaning`
+    Example: `fullrank index corpus.jsonl --out opensearch+http://localhost:9200/papers`
     """
+    from fullrank.search.addresses import is_address
     from fullrank.search.index_folder import building
     from fullrank.search.reading import Complaints, read_documents
 
@@ -65,15 +79,23 @@ def index(
         raise ValueError(f"model={model!r} makes no index without its method: --method colbert, for instance")
     complaints = Complaints()
     every = (d for path in documents for d in read_documents(path, None if strict else complaints))
+    words = {"stopwords": _language(stopwords), "stemming": _language(stemming)}
     try:
-        with building(out) as scratch, console.status("indexing"):
-            exists = (out / "retriever.json").exists()
-            if exists and not add:
-                raise FileExistsError(17, "An index is there; name another folder, or add --add", str(out))
-            if add and not exists:
-                raise FileNotFoundError(2, "No index is there to add to; leave out --add", str(out))
-            chosen = None if add else {"stopwords": _language(stopwords), "stemming": _language(stemming)}
-            count = _index(out, every, chosen, _model_indexes(out, asked, model, device, offline), scratch)
+        if is_address(out):
+            if asked is not None:
+                raise ValueError(f"--out {out} has the one index of its server; leave out --method and --meaning")
+            with console.status("indexing"):
+                count = _index_at(out, every, words if out.startswith("opensearch") else {}, add)
+        else:
+            folder = Path(out)
+            with building(folder) as scratch, console.status("indexing"):
+                exists = (folder / "retriever.json").exists()
+                if exists and not add:
+                    raise FileExistsError(17, "An index is there; name another folder, or add --add", out)
+                if add and not exists:
+                    raise FileNotFoundError(2, "No index is there to add to; leave out --add", out)
+                further = _model_indexes(folder, asked, model, device, offline)
+                count = _index(folder, every, None if add else words, further, scratch)
     finally:
         _tell(complaints)
     documents_now = "1 document" if count == 1 else f"{count:,} documents"
@@ -81,7 +103,7 @@ def index(
 
 
 def search(
-    folder: Folder,
+    place: Place,
     query: Annotated[str | None, typer.Argument(help="Words to look for.")] = None,
     queries: Annotated[Path | None, typer.Option(help="Many queries: .tsv of id and text, .jsonl or .parquet.")] = None,
     count: Annotated[int, typer.Option("-k", "--count", min=1, help="Documents a query.")] = 10,
@@ -108,8 +130,8 @@ def search(
     FULLRANK_API_KEY.
 
     Example: `fullrank search my-index "low-rank adapters" --why`
+    Example: `fullrank search qdrant+http://localhost:6333/papers --queries queries.tsv -o run.trec`
     """
-    from fullrank.search.inverted_index import InvertedIndex
     from fullrank.search.reading import read_queries, write_run
 
     if (query is None) == (queries is None):
@@ -118,7 +140,7 @@ def search(
         raise ValueError(f"query={query!r} asks for nothing; give some words")
     if output is not None and output.exists() and not overwrite:
         raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
-    keyword, retriever = _opened(folder, method, model, device, offline)
+    documents, retriever, explain = _opened(place, method, None if model is None else (model, None), device, offline)
     asked = {"0": query} if query is not None else read_queries(queries or Path())
     run = retriever.search(asked, count)
     blank = [id for id, text in asked.items() if not text.strip()]
@@ -130,11 +152,7 @@ def search(
     if query is None:
         print(run.to_trec(), end="")
         return
-    explaining = retriever if isinstance(retriever, InvertedIndex) else keyword
-    rows = [
-        _row(keyword.documents[id], score, explaining.explain(query, id) if why else None)
-        for id, score in run.ranking("0", count)
-    ]
+    rows = [_row(documents[id], score, explain(query, id) if why else None) for id, score in run.ranking("0", count)]
     if as_json:
         print_json(rows)
         return
@@ -142,7 +160,7 @@ def search(
 
 
 def ask(
-    folder: Folder,
+    place: Place,
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
     reader: Annotated[
         str,
@@ -153,7 +171,9 @@ def ask(
     model: Annotated[str | None, typer.Option(help="Name of the model at the address. [default: its only one]")] = None,
     method: Annotated[Method, typer.Option(help="How a language model is asked.")] = "basic-rag",
     count: Annotated[int, typer.Option("-k", "--top-k", "--count", min=1, help="Passages to answer from.")] = 5,
-    mode: Annotated[Mode | None, typer.Option(help="How to search.")] = None,
+    mode: Annotated[
+        SearchMethod | None, typer.Option(help="How to search; hyde searches for what the reader imagines.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a question from an index, with sources.
@@ -166,20 +186,31 @@ def ask(
     from fullrank.search.readers import open_reader
 
     generator = open_reader(reader, model, method)
-    keyword, retriever = _opened(folder, mode)
+    if mode == "hyde" and reader in ("extractive", "span"):
+        raise ValueError(f"--mode hyde asks the reader, and {reader!r} writes nothing: --reader a language model")
+    documents, retriever, _ = _opened(place, mode, (reader, model) if mode == "hyde" else None)
     with console.status("answering"):
-        answered = answer_questions(
-            question, retriever, keyword.documents, generator, n_docs=max(count, 20), top_k=count
-        )
+        answered = answer_questions(question, retriever, documents, generator, n_docs=max(count, 20), top_k=count)
     answer = answered["0"].answer
     if as_json:
         print_json({"answer": answer.text, "sources": list(answer.sources)})
         return
     console.print(harmless(answer.text) or "no answer was found", markup=False, highlight=False)
     for id in answer.sources:
-        document = keyword.documents[id]
+        document = documents[id]
         shown = f"{document.title}: {document.text}" if document.title else document.text
         console.print(f"  [{id}] {_short(shown)}", style="dim", markup=False, highlight=False)
+
+
+def _index_at(address: str, documents: Iterable[Document], options: dict[str, Any], add: bool) -> int:
+    """Index documents on a server, or add them; the number of documents now."""
+    from fullrank.search.addresses import retriever_at
+
+    retriever = retriever_at(address, **options)
+    try:
+        return len(retriever.add(documents) if add else retriever.build(documents))
+    except FileExistsError:
+        raise FileExistsError(17, "An index is there; name another one, or add --add", address) from None
 
 
 def _index(
@@ -250,21 +281,52 @@ def _loading(method: str, device: str, offline: bool) -> dict[str, Any]:
 
 
 def _opened(
-    folder: Path,
+    place: str,
     asked: SearchMethod | None,
-    model: str | None = None,
+    writer: tuple[str, str | None] | None = None,
     device: str = "cpu",
     offline: bool = False,
+) -> tuple[Mapping[str, Document], Retriever, Explain]:
+    """The documents, what is to be searched, and what says which words make a score.
+
+    The writer is the language model that hyde asks: its place, and its name there.
+    """
+    from fullrank.search.addresses import is_address
+    from fullrank.search.inverted_index import InvertedIndex
+
+    if not is_address(place):
+        keyword, retriever = _in_folder(Path(place), asked, writer, device, offline)
+        explaining = retriever if isinstance(retriever, InvertedIndex) else keyword
+        return keyword.documents, retriever, explaining.explain
+    from fullrank.search import OpenSearchRetriever
+    from fullrank.search.addresses import retriever_at
+
+    if asked is not None:
+        raise ValueError(f"method={asked!r}: {place} is searched in the way of its server; leave the method out")
+    retriever = retriever_at(place)
+    if not len(retriever):  # raises where there is no such index
+        raise ValueError(f"{place} holds no documents; fullrank index FILE --out {place} --add")
+    explain = retriever.explain if isinstance(retriever, OpenSearchRetriever) else _by_meaning
+    return retriever.documents, retriever, explain
+
+
+def _by_meaning(query: str, document_id: str) -> dict[str, float]:
+    """No word makes a score."""
+    return {}
+
+
+def _in_folder(
+    folder: Path, asked: SearchMethod | None, writer: tuple[str, str | None] | None, device: str, offline: bool
 ) -> tuple[BM25Retriever, Retriever]:
     """The keyword index, which holds the documents, and what is to be searched."""
     from fullrank.search import BM25Retriever, DenseRetriever, HybridRetriever, HyDERetriever
     from fullrank.search.model_indexes import open_model_index
     from fullrank.search.readers import open_language_model
 
-    if (asked == "hyde") != (model is not None):
+    if (asked == "hyde") != (writer is not None):
         raise ValueError(
-            f"method={asked!r} and model={model!r}: hyde, and no other method, asks a language model; --method hyde "
-            f"--model FOLDER"
+            f"method={asked!r} and model={writer and writer[0]!r}: hyde, and no other method, asks a language model; "
+            f"--method hyde --model FOLDER"
         )
     keyword = BM25Retriever.load(folder)
     method = _SYNONYMS.get(asked or "", asked)
@@ -275,8 +337,8 @@ def _opened(
     found = open_model_index(folder, searched, **_loading(searched, device, offline))
     if method == "hybrid":
         return keyword, HybridRetriever([keyword, found])
-    if isinstance(found, DenseRetriever) and model is not None:
-        return keyword, HyDERetriever(found, open_language_model(model))
+    if isinstance(found, DenseRetriever) and writer is not None:
+        return keyword, HyDERetriever(found, open_language_model(*writer))
     return keyword, found
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fullrank._batching import batches
-from fullrank.search.protocols import Document
-from fullrank.search.run import at_least_one
+from fullrank.search.protocols import Document, Queries
+from fullrank.search.run import Run, at_least_one
 from fullrank.search.server import Failure, Server
 
 Answered = TypeVar("Answered")
@@ -110,6 +110,10 @@ class ServerRetriever(ABC):
             self._remove(batch)
         self._settle(self.name)
         return self
+
+    @abstractmethod
+    def search(self, queries: Queries, k: int = 10) -> Run:
+        """See `Retriever.search`."""
 
     @property
     def documents(self) -> Mapping[str, Document]:
