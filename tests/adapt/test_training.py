@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -98,6 +100,23 @@ def test_views_of_one_storage_count_once():
             return (y.exp() * y.view(2, 4).view(8)).sum()
 
     assert activation_bytes(Twice(), {"x": torch.ones(8)}) == 4 * (8 + 8)  # y and exp(y)
+
+
+def test_what_was_counted_is_let_go():
+    outputs = []
+
+    class Exponential(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            y = (self.scale * x).exp()  # saves its own output
+            outputs.append(weakref.ref(y))
+            return y
+
+    assert activation_bytes(Exponential(), {"x": torch.ones(8)}) == 4 * 8
+    assert outputs[0]() is None
 
 
 def test_evaluation_of_a_language_model_weighs_tokens():

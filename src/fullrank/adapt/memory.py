@@ -63,7 +63,7 @@ def activation_bytes(model: nn.Module, batch: Mapping[str, Any]) -> int:
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         counted.setdefault(storage.data_ptr(), storage.nbytes())
-        return tensor
+        return tensor.detach()  # a saved output that holds its own graph would keep it for ever
 
     # `kept` holds the graph, and with it every storage, until all of them are counted.
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -66,7 +66,7 @@ def _kept(block: Any, inputs: Any) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a saved output that holds its own graph would keep it for ever
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = block(inputs.requires_grad_())
