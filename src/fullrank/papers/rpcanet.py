@@ -340,7 +340,7 @@ def study(trial: Trial) -> None:
     """Steel defects, segmented by the networks with and without their modules, and by methods without training."""
     size = trial.pick(
         smoke=_Size("neu-seg", 16, 8, 8, 4, 2, 1, 1, 4, 1, 8, 1e-3),
-        quick=_Size("neu-seg", 300, 150, 4, 8, 3, 2, 1, 13, 8, 8, 3e-3),
+        quick=_Size("neu-seg", 300, 150, 4, 8, 3, 2, 1, 13, 6, 8, 3e-3),
         full=_Size("neu-seg-full", 3630, 840, 1, 32, 6, 6, 3, 52, 40, 16, 1e-3),
     )
     _parameter_counts(trial)
