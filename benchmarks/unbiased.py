@@ -42,14 +42,18 @@ def plain(scores: Tensor, clicks: Tensor) -> Tensor:
 
 
 def looped_pairs(scores: Tensor, clicks: Tensor) -> Tensor:
-    """The pairs of PairDebias, one pair of positions after another."""
-    t = torch.ones(RANKS)
-    loss = torch.zeros(())
+    """PairDebias with one pair of positions after another: the loss, and what moves t+ and t-, as the authors' code."""
+    t_plus, t_minus = torch.ones(RANKS), torch.ones(RANKS)
+    loss, plus, minus = torch.zeros(()), torch.zeros(RANKS), torch.zeros(RANKS)
     for i in range(RANKS):
         for j in range(RANKS):
             if i != j:
-                pair = functional.softplus(scores[:, j] - scores[:, i]) * clicks[:, i] * (1 - clicks[:, j])
-                loss = loss + pair.sum() / (t[i] * t[j])
+                pair = (functional.softplus(scores[:, j] - scores[:, i]) * clicks[:, i] * (1 - clicks[:, j])).sum()
+                loss = loss + pair / (t_plus[i] * t_minus[j])
+                plus[i] += pair.detach() / t_minus[j]
+                minus[j] += pair.detach() / t_plus[i]
+    for t, losses in ((t_plus, plus), (t_minus, minus)):
+        t.mul_(0.95).add_(0.05 * (losses / losses[0]).sqrt())
     return loss / len(scores)
 
 

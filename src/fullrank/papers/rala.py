@@ -324,7 +324,7 @@ def study(trial: Trial) -> None:
     """Sizes and ranks, then CIFAR-10 with and without convolutions around the attention, then what a forward costs."""
     size = trial.pick(
         smoke=_Size((64, 1), (64, 1), 1, 32, 250, (196, 784)),
-        quick=_Size((2000, 5), (3000, 8), 3, 64, 2000, (784, 1764, 3136, 7056, 12_544)),
+        quick=_Size((2000, 5), (3000, 7), 3, 64, 2000, (784, 1764, 3136, 7056, 12_544)),
         full=_Size((10_000, 20), (10_000, 20), 4, 96, 2000, (784, 1764, 3136, 7056, 12_544)),
     )
     _sizes(trial)
