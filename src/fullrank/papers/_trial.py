@@ -206,6 +206,7 @@ class Trial:
         results: Any = workers(delayed(_alone)(key, compute) for key, compute in todo)
         with warnings.catch_warnings(), closing(results):
             warnings.filterwarnings("ignore", message=".*have been cancelled")  # as the user wished
+            warnings.filterwarnings("ignore", message="A worker stopped while")  # and a new one took its place
             for key, value, process, memory in results:
                 self.worker_memory[process] = memory
                 yield key, value
