@@ -79,7 +79,7 @@ METHODS: dict[str, AdapterMethod] = {
         AdapterMethod("wara", "low-rank factors of the wavelet bands of the change",
                       WaraConfig, "r", 2, 3e-3),
         AdapterMethod("loldu", "the diagonal between the weight's own triangular factors, and a scale",
-                      LoLDUConfig, "r", 64, 3e-2),
+                      LoLDUConfig, "r", 64, 3e-3),
         AdapterMethod("loca", "a few cosine coefficients of the change, and where in the spectrum they sit",
                       LocaConfig, "n_frequency", 1000, 1e-2, {"scale": 8.0}, LocaCallback),
         AdapterMethod("lamda", "a small square matrix between two projections from the weight's SVD",
