@@ -74,11 +74,14 @@ def _peers(linear: nn.Linear, bare: QuantizedLinear, full: QuantizedLinear) -> P
 
 
 def _torchao(linear: nn.Linear) -> Callable[[Tensor], object]:
-    from torchao.quantization import Int4WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
+    from torchao.prototype.quantization.int4 import (  # pyright: ignore[reportMissingImports]
+        PrototypeInt4WeightOnlyConfig,
+    )
+    from torchao.quantization import quantize_  # pyright: ignore[reportMissingImports]
 
     layer = nn.Sequential(nn.Linear(linear.in_features, linear.out_features, bias=False, dtype=torch.bfloat16))
     layer.load_state_dict({"0.weight": linear.weight})
-    quantize_(layer, Int4WeightOnlyConfig(group_size=128, int4_packing_format="opaque"))
+    quantize_(layer, PrototypeInt4WeightOnlyConfig(group_size=128, set_inductor_config=False))  # the one for CPUs
     return _without_gradient(layer, torch.bfloat16)
 
 
