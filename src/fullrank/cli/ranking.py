@@ -50,8 +50,7 @@ def train(
     from fullrank.order.lightgbm_ranker import LightGBMRanker
     from fullrank.order.ultr_ranker import ULTRRanker
 
-    if (out / "ranker.json").exists():
-        raise FileExistsError(17, "A ranker is there; name another folder", str(out))
+    _refuse_to_replace(out)
     if objective == "lambdarank" and ranker != "lightgbm":
         raise ValueError("--objective lambdarank is LightGBM's own: add --ranker lightgbm, or take unbiased-lambdarank")
     rows = _clicked(data, format)
@@ -66,13 +65,7 @@ def train(
     if test is not None:
         judged = _judged(test, format, rows.features.shape[1])
         measured = made.score(judged.features, judged.labels, judged.qid)
-    made.save(out)
-    if as_json:
-        print_json({"folder": str(out), "nDCG@10": measured})
-        return
-    errors.print(f"wrote {out}", markup=False, highlight=False, soft_wrap=True)
-    if measured is not None:
-        console.print(f"nDCG@10 {measured:.4f}", highlight=False)
+    _keep(made, out, "nDCG@10", measured, as_json)
 
 
 @app.command()
@@ -100,8 +93,7 @@ def text(
     """
     from fullrank.order.text_ranker import TextRanker
 
-    if (out / "ranker.json").exists():
-        raise FileExistsError(17, "A ranker is there; name another folder", str(out))
+    _refuse_to_replace(out)
     if objective == "lambdarank":
         raise ValueError("--objective lambdarank is LightGBM's own; take unbiased-lambdarank")
     if not (pretrain or steps or judged):
@@ -120,13 +112,7 @@ def text(
             made.fine_tune(_annotations(judged), judged_steps, lr)
     _show(log.malformed)
     measured = None if test is None else made.score(_annotations(test))
-    made.save(out)
-    if as_json:
-        print_json({"folder": str(out), "DCG@10": measured})
-        return
-    errors.print(f"wrote {out}", markup=False, highlight=False, soft_wrap=True)
-    if measured is not None:
-        console.print(f"DCG@10 {measured:.4f}", highlight=False)
+    _keep(made, out, "DCG@10", measured, as_json)
 
 
 @app.command()
@@ -150,6 +136,22 @@ def score(
         scores = ranker.predict(_judged(data, format, ranker.n_features_in_).features)
     for value in scores.tolist():
         print(repr(value))
+
+
+def _refuse_to_replace(out: Path) -> None:
+    if (out / "ranker.json").exists():
+        raise FileExistsError(17, "A ranker is there; name another folder", str(out))
+
+
+def _keep(ranker: Any, out: Path, measure: str, measured: float | None, as_json: bool) -> None:
+    """Save a trained ranker, and say where and how good it is."""
+    ranker.save(out)
+    if as_json:
+        print_json({"folder": str(out), measure: measured})
+        return
+    errors.print(f"wrote {out}", markup=False, highlight=False, soft_wrap=True)
+    if measured is not None:
+        console.print(f"{measure} {measured:.4f}", highlight=False)
 
 
 def _loaded(folder: Path) -> Any:

@@ -280,7 +280,7 @@ def _similarity(trial: Trial, size: Size) -> None:
     found: dict[str, list[float]] = {}
     plain: dict[str, list[float]] = {}
     differences: list[float] = []
-    draws = trial.seeds[:2] if trial.scale == "quick" else trial.seeds
+    draws = trial.pick(smoke=trial.seeds, quick=trial.seeds[:2], full=trial.seeds)
     plan = [
         (seed, ratio, name)
         for seed in draws
