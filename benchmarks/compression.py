@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,9 @@ def packed_matmul() -> None:
         full = QuantizedLinear.from_linear(linear, made.quantized, made.factors)
         x = torch.randn(tokens, size)
         for name, peer in _peers(linear, bare, full).items():
-            pairs = alternate(lambda bare=bare, x=x: bare(x), lambda peer=peer, x=x: peer(x), pairs=9)
+            # torchao's layer for CPUs takes bfloat16 alone
+            tokens_of = x.bfloat16() if "bfloat16" in name else x
+            pairs = alternate(partial(bare, tokens_of), partial(peer, tokens_of), pairs=9)
             rows.append([f"{size} x {size}, {tokens} tokens, {name}", *pairs.cells()])
     threads = torch.get_num_threads()
     show(
@@ -53,7 +55,7 @@ def packed_matmul() -> None:
 
 
 def _peers(linear: nn.Linear, bare: QuantizedLinear, full: QuantizedLinear) -> Peers:
-    weight = linear.weight
+    weight, half = linear.weight, linear.weight.bfloat16()
 
     def dequantise_whole(x: Tensor) -> Tensor:
         codes = unpack(bare.qweight, bare.bits, bare.in_features)
@@ -65,6 +67,8 @@ def _peers(linear: nn.Linear, bare: QuantizedLinear, full: QuantizedLinear) -> P
         "this layer with rank 8": full,
         "unpack whole, then multiply": dequantise_whole,
         "dense float32": lambda x: x @ weight.mT,
+        "this layer with rank 8, bfloat16": full,
+        "dense bfloat16": lambda x: x @ half.mT,
     }
     if _installed("torchao"):
         peers["torchao int4, bfloat16"] = _torchao(linear)
@@ -82,7 +86,7 @@ def _torchao(linear: nn.Linear) -> Callable[[Tensor], object]:
     layer = nn.Sequential(nn.Linear(linear.in_features, linear.out_features, bias=False, dtype=torch.bfloat16))
     layer.load_state_dict({"0.weight": linear.weight})
     quantize_(layer, PrototypeInt4WeightOnlyConfig(group_size=128, set_inductor_config=False))  # the one for CPUs
-    return _without_gradient(layer, torch.bfloat16)
+    return torch.no_grad()(layer)
 
 
 def _quanto(linear: nn.Linear) -> Callable[[Tensor], object]:
@@ -92,15 +96,7 @@ def _quanto(linear: nn.Linear) -> Callable[[Tensor], object]:
     layer.load_state_dict({"0.weight": linear.weight})
     quanto.quantize(layer, weights=quanto.qint4)
     quanto.freeze(layer)
-    return _without_gradient(layer, torch.float32)
-
-
-def _without_gradient(layer: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], object]:
-    def run(x: Tensor) -> Any:
-        with torch.no_grad():
-            return layer(x.to(dtype))
-
-    return run
+    return torch.no_grad()(layer)
 
 
 def _installed(name: str) -> bool:

@@ -11,10 +11,12 @@ from fullrank.compress import packed_matmul as packed
 
 def main() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(24, 10))
-    for options in ({"sym": True}, {"activations": "int8"}, {"bits": 3, "lowrank_dtype": "float16"}):
-        layer = quantize_lorc(model, LoRCConfig(group_size=8, rank=3, **options))[0]
-        x = torch.randn(3, 24, requires_grad=True)
+    half = {"group_size": 32}  # multiplied by torch's own product
+    for options in ({"sym": True}, {"activations": "int8"}, {"bits": 3, "lowrank_dtype": "float16"}, half):
+        model = nn.Sequential(nn.Linear(96, 16))
+        layer = quantize_lorc(model, LoRCConfig(rank=3, **{"group_size": 8, **options}))[0]
+        dtype = torch.bfloat16 if options is half else torch.float32
+        x = torch.randn(3, 96, dtype=dtype, requires_grad=True)
         outputs = [layer(x), torch.compile(layer, fullgraph=True, backend="aot_eager")(x)]
         torch.testing.assert_close(outputs[1], outputs[0])
         gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in outputs]

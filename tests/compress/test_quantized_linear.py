@@ -1,5 +1,7 @@
 import copy
+import gc
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,46 @@ def quantized_layer(bits=4, group=-1, rank=3, inputs=24, outputs=10, dtype="int8
     A, B = lorc_factors(linear.weight.detach(), quantized.dequantize(), rank)
     layer = QuantizedLinear.from_linear(linear, quantized, Factors.rounded(A, B, E, dtype), activations)
     return linear, layer
+
+
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize("group", [32, 64, 128, 256])
+@pytest.mark.parametrize("batch", [(), (1,), (2, 37), (0,)])
+def test_four_bits_in_bfloat16_are_multiplied_by_torch_where_it_can(group, sym, batch):
+    _, layer = quantized_layer(4, group, inputs=512, outputs=48, sym=sym)
+    x = torch.randn(*batch, 512).bfloat16().requires_grad_()
+    y = layer(x)
+    expected = nn.functional.linear(x.detach().double(), layer.dequantize().double(), layer.bias.double())
+    assert y.dtype is torch.bfloat16
+    torch.testing.assert_close(y.double(), expected, rtol=2e-2, atol=2e-2 * 3)
+    if 0 not in batch:
+        assert (layer.qweight in packed._tiles) == (torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"))
+    gradient = torch.autograd.grad(y.sum(), x)[0].float()
+    wanted = layer.dequantize().sum(0).expand_as(x)
+    torch.testing.assert_close(gradient, wanted, rtol=2e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("changed", ["qweight", "scales", "zeros"])
+def test_a_weight_that_was_edited_is_multiplied_as_it_is_now(changed):
+    _, layer = quantized_layer(4, 32, rank=0, inputs=64, outputs=16)
+    x = torch.randn(3, 64).bfloat16()
+    before = layer(x)
+    buffer = getattr(layer, changed)
+    buffer.copy_(buffer.flip(0))
+    after, expected = layer(x), nn.functional.linear(x.float(), layer.dequantize(), layer.bias)
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after.float(), expected, rtol=2e-2, atol=5e-2)
+
+
+def test_the_copy_for_torchs_product_is_neither_saved_nor_copied_and_goes_with_its_layer():
+    _, layer = quantized_layer(4, 32, inputs=64, outputs=16)
+    size, held = len(pickle.dumps(layer)), len(packed._tiles)
+    layer(torch.randn(3, 64).bfloat16())
+    assert len(pickle.dumps(layer)) == size
+    assert copy.deepcopy(layer).qweight not in packed._tiles
+    del layer
+    gc.collect()
+    assert len(packed._tiles) <= held
 
 
 @settings(max_examples=40, deadline=None)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from fullrank.compress.quantization import dequantize, unpack
 
 # Entries of a block that are unpacked at once: about what a core's cache holds in float32.
 _BLOCK = 1 << 19
 
+# What torch's own product of bfloat16 tokens with 4-bit codes accepts, and where it is more than its plain loop.
+_TILED_GROUPS, _TILED_ROWS, _TILED_PROCESSORS = (32, 64, 128, 256), 16, ("AVX2", "AVX512")
+
 
 def packed_linear(x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
     """x W^T with W = s (q - z) from its packed codes, which are never unpacked whole.
+
+    Tokens in bfloat16 on a processor with AVX2 or AVX-512 go through torch's own product, if W has 4-bit codes in
+    groups of 32, 64, 128 or 256 and a multiple of 16 rows. It takes the codes in another order and s and (8 - z) s in
+    bfloat16: that copy is made at the first product and lives as long as `qweight`.
 
     Args:
         x: (..., in), floating point.
@@ -37,6 +45,11 @@ def packed_linear(x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | No
 )
 def _forward(x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
     tokens = x.reshape(-1, x.shape[-1])
+    if _takes_tiles(tokens, qweight, scales, zeros, bits):
+        tiles = _tiles_of(tokens.shape[1], qweight, scales, zeros)
+        group = tokens.shape[1] // scales.shape[1]
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(tokens.contiguous(), tiles.codes, group, tiles.scales_and_zeros)
+        return y.reshape(*x.shape[:-1], len(qweight))
     planes = _planes(tokens.shape[1], scales, bits)
     parts = [tokens[:, plane::planes].contiguous() for plane in range(planes)]
     y = x.new_empty(len(tokens), len(qweight))
@@ -84,6 +97,38 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
+
+
+class _Tiles(NamedTuple):
+    """A 4-bit weight as torch's own product takes it, (q - 8) s + (8 - z) s, and the state that it was made from."""
+
+    codes: Tensor
+    scales_and_zeros: Tensor
+    made_from: tuple[tuple[int, int], ...]
+
+
+_tiles: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _takes_tiles(tokens: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> bool:
+    if bits != 4 or tokens.dtype is not torch.bfloat16 or tokens.device.type != "cpu" or not len(tokens):
+        return False
+    if tokens.shape[1] // scales.shape[1] not in _TILED_GROUPS or len(qweight) % _TILED_ROWS:
+        return False
+    counted = not any(t.is_inference() for t in (qweight, scales, zeros) if t is not None)  # else no edit would show
+    return counted and torch.backends.cpu.get_cpu_capability() in _TILED_PROCESSORS
+
+
+def _tiles_of(inputs: int, qweight: Tensor, scales: Tensor, zeros: Tensor | None) -> _Tiles:
+    made_from = tuple((t.data_ptr(), t._version) for t in (qweight, scales, zeros) if t is not None)
+    tiles = _tiles.get(qweight)
+    if tiles is None or tiles.made_from != made_from:
+        codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unpack(qweight, 4, inputs).int(), 1)
+        s = scales.float()
+        shift = torch.zeros_like(s) if zeros is None else (8 - zeros.float()) * s
+        tiles = _Tiles(codes, torch.stack([s.mT, shift.mT], -1).bfloat16().contiguous(), made_from)
+        _tiles[qweight] = tiles
+    return tiles
 
 
 def _planes(inputs: int, scales: Tensor, bits: int) -> int:

@@ -72,7 +72,8 @@ class QuantizedLinear(nn.Module):
     """y = x W'^T + (x A^T) diag(s) B^T + b with W' = s (q - z) in packed codes of 2 to 8 bits.
 
     W' is never unpacked whole: a product takes it a block of rows at a time, in both directions. Codes and factors do
-    not train; gradients reach x and b.
+    not train; gradients reach x and b. Tokens in bfloat16 are multiplied fastest on CPUs, with a second copy of the
+    codes in memory (see `packed_linear`).
 
     With int8 activations the product with W' takes each token rounded to a grid of its own; the compensation, which is
     thin, takes the token as it came.
