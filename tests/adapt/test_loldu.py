@@ -515,3 +515,76 @@ def test_ranks_beyond_the_layer(unchecked):
 def test_bad_configurations(unchecked, options, message):
     with pytest.raises(ValueError, match=message):
         LoLDUConfig(**options)
+
+
+def every_pivot(outputs=12, width=20, **options):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(width, outputs))
+    model = get_peft_model(base, LoLDUConfig(r="full", target_modules=["0"], init_weights=False, **options))
+    layer = model.base_model.model[0]
+    return model, layer, layer.deltas["default"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(outputs=st.integers(1, 24), width=st.integers(1, 24), tokens=st.integers(0, 9))
+def test_every_pivot_takes_the_weight_with_the_change(outputs, width, tokens):
+    model, layer, delta = every_pivot(outputs, width, form="activation")
+    x = torch.randn(tokens, width, requires_grad=True)
+    assert delta._pivots_of(layer.weight) is delta.d
+    y = model(x)
+    expected = nn.functional.linear(x, layer.weight + delta.weight(), layer.bias)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    learned, probe = (x, delta.z, delta.sigma), torch.randn_like(y)
+    found, wanted = (torch.autograd.grad(out, learned, probe) for out in (y, expected))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_every_pivot_spares_the_products_with_the_weight():
+    model, _, _ = every_pivot(32, 32)
+    x = torch.randn(8, 32)
+    model(x)  # compares factors and weight once
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        model(x)
+    assert counted.get_total_flops() == 2 * 2 * 8 * 32 * 32
+
+
+@pytest.mark.parametrize("edit", ["in place", "another tensor", "loaded"])
+def test_a_weight_that_was_edited_later_is_the_one_that_is_used(edit):
+    model, layer, delta = every_pivot()
+    x = torch.randn(5, 20)
+    before, other = model(x), torch.randn(12, 20)
+    base = layer.get_base_layer()
+    if edit == "in place":
+        with torch.no_grad():
+            base.weight.copy_(other)
+    elif edit == "another tensor":
+        base.weight.data = other
+    else:
+        base.load_state_dict({"weight": other, "bias": base.bias.clone()})
+    assert delta._pivots_of(base.weight) is None
+    expected = nn.functional.linear(x, other + delta.weight(), base.bias)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before, expected)
+
+
+def test_factors_that_are_rounder_than_the_weight_do_not_stand_for_it():
+    model, layer, delta = every_pivot()
+    model.double()
+    with torch.no_grad():
+        layer.weight.add_(1e-9 * torch.randn(12, 20, dtype=torch.float64))
+    assert delta._pivots_of(layer.weight) is None
+    x = torch.randn(5, 20, dtype=torch.float64)
+    expected = nn.functional.linear(x, layer.weight + delta.weight(), layer.bias)
+    torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_merging_and_unmerging_every_pivot_gives_the_same_outputs():
+    model, _, _ = every_pivot()
+    x = torch.randn(5, 20)
+    before = model(x)
+    model.merge_adapter()
+    merged = model(x)
+    model.unmerge_adapter()
+    torch.testing.assert_close(merged, before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)

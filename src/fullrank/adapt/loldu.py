@@ -29,6 +29,7 @@ from fullrank.linalg import ldu
 
 INIT_METHODS = ("uniform", "lu", "constant", "normal", "ones", "zeros", "s_uniform", "s_normal")
 _FORMS = ("auto", "activation", "weight")
+_ROUNDING = 64  # largest error of B diag(d) A that passes for rounding, in units of the dtype's eps
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -156,6 +157,7 @@ class LoLDUDelta(Delta):
         z, sigma: the trained diagonal (r) and scale (1).
         z0, sigma0: where they started.
         A, B: the frozen factors.
+        d: all pivots, at full rank, so that W0 = B diag(d) A; None where the rank is lower or nothing was derived.
         perm: order of elimination of the rows of W0.
         fingerprint: three numbers that tell one W0 from another.
     """
@@ -166,6 +168,7 @@ class LoLDUDelta(Delta):
     sigma0: Tensor
     A: Tensor
     B: Tensor
+    d: Tensor | None
     perm: Tensor
     fingerprint: Tensor
 
@@ -180,10 +183,12 @@ class LoLDUDelta(Delta):
         self.register_buffer("sigma0", torch.empty(1))
         self.register_buffer("A", torch.empty(r, width), persistent=config.save_factors)
         self.register_buffer("B", torch.empty(out, r), persistent=config.save_factors)
+        self.register_buffer("d", None, persistent=False)
         self.register_buffer("perm", torch.empty(out, dtype=torch.int32))
         self.register_buffer("fingerprint", torch.empty(3, dtype=torch.float64))
         self.order: Tensor | None = None  # in which the rows of A and B were eliminated; None until they were
         self.restored = False
+        self._compared: tuple[tuple[int, ...], bool] | None = None  # a state of W0, and whether B diag(d) A is it
 
     def reset(self) -> None:
         """Decompose W0, and start z at z0 and sigma at alpha / r: y = y0."""
@@ -218,11 +223,20 @@ class LoLDUDelta(Delta):
         return nn.functional.linear(c * nn.functional.linear(x, self.A), self.B)
 
     def in_one_product(self, x: Tensor, W0: Tensor, b0: Tensor | None) -> Tensor | None:
-        """x (W0 + dW)^T + b0, where the factors are multiplied first and dropout does not tell the two inputs apart."""
-        drops = self.training and self.dropout.p > 0
-        if drops or not self._multiplies_factors_first(x.shape[:-1].numel(), beside_W0=False):
+        """x (W0 + dW)^T + b0, unless dropout tells the two inputs apart.
+
+        Either the factors are multiplied first, or, at full rank, W0 = B diag(d) A is taken with the change:
+        y = B ((d + sigma z - sigma0 z0) * (A x)) + b0.
+        """
+        if self.training and self.dropout.p > 0:
             return None
-        return nn.functional.linear(x, W0 + self.weight(), b0)
+        d = self._pivots_of(W0)
+        if self._multiplies_factors_first(x.shape[:-1].numel(), beside_W0=d is not None):
+            return nn.functional.linear(x, W0 + self.weight(), b0)
+        if d is None:
+            return None
+        c = self.sigma * self.z - self.sigma0 * self.z0
+        return nn.functional.linear((d + c) * nn.functional.linear(x, self.A), self.B, b0)
 
     def held(self) -> tuple[str, ...]:
         """sigma, where it is not trained."""
@@ -263,8 +277,21 @@ class LoLDUDelta(Delta):
             )
         device = self.base.weight.device
         self.A, self.B = factors.A.to(device, self.A.dtype), factors.B.to(device, self.B.dtype)
+        self.d = factors.d.to(device, self.A.dtype) if self.rank == min(W0.shape) else None
         self.order = factors.permutation[: self.rank].int().cpu()
         return factors
+
+    def _pivots_of(self, W0: Tensor) -> Tensor | None:
+        """d, where B diag(d) A is W0 up to rounding; looked at again after every change of W0."""
+        self._ensure_derived()
+        if self.d is None or torch.compiler.is_compiling() or W0.is_inference():
+            return None
+        state = (W0.data_ptr(), W0._version)
+        if self._compared is None or self._compared[0] != state:
+            with torch.no_grad():
+                error, size = (W0 - (self.B * self.d) @ self.A).norm(), W0.norm()
+            self._compared = state, bool(error <= _ROUNDING * torch.finfo(W0.dtype).eps * size)
+        return self.d if self._compared[1] else None
 
     @torch.no_grad()
     def _ensure_derived(self) -> None:
@@ -293,7 +320,7 @@ class LoLDUDelta(Delta):
         return W0 if W0.is_meta else W0.to(self.config.decompose_device or "cpu", dtype)
 
     def _multiplies_factors_first(self, tokens: int, beside_W0: bool = True) -> bool:
-        """Whether dW costs less than thin products; it has products of its own with x and y, or W0's."""
+        """Whether dW costs less than thin products; `beside_W0`: its products with x and y come on top of theirs."""
         if self.config.form != "auto":
             return self.config.form == "weight"
         r, out, width = self.rank, self.base.out_features, self.base.in_features
