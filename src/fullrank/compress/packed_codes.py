@@ -44,5 +44,7 @@ def unpack_codes(packed: UInt8[Tensor, "bytes"], bits: int, count: int) -> Int[T
             f"packed has {len(packed)} bytes: {count} codes of {bits} bits take {packed_bytes(count, bits)}"
         )
     places = torch.arange(8, device=packed.device, dtype=torch.uint8)
+    if 8 % bits == 0:  # no code crosses a byte
+        return (packed.unsqueeze(1) >> places[::bits]).bitwise_and(2**bits - 1).flatten()[:count].to(torch.int64)
     stream = (packed.unsqueeze(1) >> places).bitwise_and(1).flatten()[: count * bits].unflatten(0, (count, bits))
     return (stream.to(torch.int64) << torch.arange(bits, device=packed.device)).sum(1)

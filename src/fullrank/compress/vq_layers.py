@@ -164,10 +164,13 @@ class VQLayer(nn.Module):
     @property
     def weight(self) -> Float[Tensor, "out *rest"]:
         """The weight that the layer stands for, differentiable in what trains; float32 or wider for hard codes."""
-        Z, P = self._representations(), self.projection
+        P = self.projection
         if self.mode == "hard":
-            kind = torch.promote_types(Z.dtype, torch.float32)
-            Z, P = Z.to(kind), None if P is None else P.to(kind)
+            kind = torch.promote_types(self.codebook.dtype, torch.float32)
+            words = self.codebook.to(kind)
+            words = words if P is None else words @ P.to(kind).mT  # k rows, where Z has n
+            return self.layout.join(words.index_select(0, self.codes))
+        Z = self._representations()
         return self.layout.join(Z if P is None else Z @ P.mT)
 
     @property
