@@ -92,10 +92,11 @@ def clicked_pairs(
     Clicks are few: pairs are made of them alone. With `lambdas` a pair is weighed by its change of nDCG.
     """
     lists, i = ((c > 0) & m).nonzero(as_tuple=True)
-    losses = functional.softplus(s[lists] - s[lists, i].unsqueeze(1))
+    rows, clicked = s.index_select(0, lists), i.unsqueeze(1)  # rows at a time: s[lists] takes ten times as long
+    losses = functional.softplus(rows - rows.gather(1, clicked))
     if lambdas:
         losses = losses * _ndcg_changes(s.detach(), c, m, lists, i)
-    return lists, i, torch.where(((c <= 0) & m)[lists], losses, 0)
+    return lists, i, torch.where(((c <= 0) & m).index_select(0, lists), losses, 0)
 
 
 def _ndcg_changes(s: Tensor, c: Tensor, m: Tensor, lists: Tensor, i: Tensor) -> Float[Tensor, "clicks ranks"]:
@@ -104,7 +105,8 @@ def _ndcg_changes(s: Tensor, c: Tensor, m: Tensor, lists: Tensor, i: Tensor) -> 
     discount = 1 / torch.log2(ranks.to(s.dtype) + 2)
     ideal = (1 / torch.log2(torch.arange(2, s.shape[-1] + 2, device=s.device, dtype=s.dtype))).cumsum(0)
     best = ideal[(c > 0).sum(-1)[lists] - 1]
-    return (discount[lists] - discount[lists, i].unsqueeze(1)).abs() / best.unsqueeze(1)
+    discounts = discount.index_select(0, lists)
+    return (discounts - discounts.gather(1, i.unsqueeze(1))).abs() / best.unsqueeze(1)
 
 
 def checked(scores: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -351,7 +351,8 @@ class PairDebias(Objective):
         """S_ij by the positions at which documents were shown."""
         lists, i, losses = clicked_pairs(*checked(scores, clicks, mask), self.lambdas)
         size = len(self._buffer("t_plus"))
-        cells = places[lists, i].unsqueeze(1) * size + places[lists]
+        shown = places.index_select(0, lists)
+        cells = shown.gather(1, i.unsqueeze(1)) * size + shown
         return losses.new_zeros(size * size).index_add(0, cells.flatten(), losses.flatten()).view(size, size)
 
     @torch.no_grad()

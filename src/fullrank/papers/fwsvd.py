@@ -253,7 +253,7 @@ class Size(NamedTuple):
 
 
 _SMOKE = Size(24, 8, (0.6, 0.5), 16, 40, 10, ("layer.5.output.dense", "layer.5.attention.self.query"))
-_QUICK = Size(320, 128, (0.8, 0.6, 0.5), 256, 480, 300)
+_QUICK = Size(300, 128, (0.8, 0.6, 0.5), 256, 480, 250)
 _FULL = Size(1379, 1024, (0.9, 0.8, 0.6, 0.5, 0.35), 5749, 1821, 2000)
 _METHODS = {
     "FWSVD": "fwsvd",
