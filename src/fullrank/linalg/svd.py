@@ -287,10 +287,17 @@ def gram_factors(matrix: Tensor, rank: int, *, demand: bool) -> SVD | None:
     if demand and bool((kept[..., -1] <= 1e-10 * kept[..., 0]).any()):
         return None
     V = vectors.flip(-1)[..., :rank]
-    # QR instead of a division by S keeps the columns orthonormal where values are small; R is diagonal up to rounding.
-    U, R = torch.linalg.qr(tall @ V)
-    S = torch.diagonal(R, dim1=-2, dim2=-1)
-    U = U * torch.where(S < 0, -1.0, 1.0).unsqueeze(-2)
+    U = tall @ V
+    if bool((kept[..., -1] > 1e-6 * kept[..., 0]).all()):
+        # Products of two columns are off by eps (S_1 / S_r)^2 at most, here 1e-10.
+        S = torch.linalg.vector_norm(U, dim=-2)
+        U = U / S.unsqueeze(-2)
+    else:
+        # QR instead of a division by S keeps the columns orthonormal where values are small; R is diagonal up to
+        # rounding.
+        U, R = torch.linalg.qr(U)
+        S = torch.diagonal(R, dim1=-2, dim2=-1)
+        U = U * torch.where(S < 0, -1.0, 1.0).unsqueeze(-2)
     S, order = S.abs().sort(dim=-1, descending=True)
     U = torch.take_along_dim(U, order.unsqueeze(-2), dim=-1)
     V = torch.take_along_dim(V, order.unsqueeze(-2), dim=-1)
