@@ -588,3 +588,23 @@ def test_merging_and_unmerging_every_pivot_gives_the_same_outputs():
     model.unmerge_adapter()
     torch.testing.assert_close(merged, before, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+
+
+def test_factors_that_were_loaded_from_elsewhere_do_not_stand_for_the_weight():
+    model, layer, delta = every_pivot(save_factors=True)
+    x = torch.randn(5, 20)
+    model(x)  # compares factors and weight
+    with torch.no_grad():
+        other = loldu_factors(torch.randn(12, 20))
+        delta.load_state_dict({"A": other.A, "B": other.B}, strict=False)
+    expected = nn.functional.linear(x, layer.weight + delta.weight(), layer.bias)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_factors_derived_in_inference_mode():
+    model, _, delta = every_pivot()
+    expected = model(torch.ones(1, 20))
+    with torch.inference_mode():
+        delta._derive(delta.base.weight)
+    with torch.no_grad():
+        torch.testing.assert_close(model(torch.ones(1, 20)), expected, rtol=1e-4, atol=1e-4)

@@ -188,7 +188,7 @@ class LoLDUDelta(Delta):
         self.register_buffer("fingerprint", torch.empty(3, dtype=torch.float64))
         self.order: Tensor | None = None  # in which the rows of A and B were eliminated; None until they were
         self.restored = False
-        self._compared: tuple[tuple[int, ...], bool] | None = None  # a state of W0, and whether B diag(d) A is it
+        self._compared: tuple[tuple[tuple[int, int], ...], bool] | None = None  # a state, and whether W0 = B diag(d) A
 
     def reset(self) -> None:
         """Decompose W0, and start z at z0 and sigma at alpha / r: y = y0."""
@@ -282,11 +282,14 @@ class LoLDUDelta(Delta):
         return factors
 
     def _pivots_of(self, W0: Tensor) -> Tensor | None:
-        """d, where B diag(d) A is W0 up to rounding; looked at again after every change of W0."""
+        """d, where B diag(d) A is W0 up to rounding; looked at again after every change of one of them."""
         self._ensure_derived()
-        if self.d is None or torch.compiler.is_compiling() or W0.is_inference():
+        if self.d is None or torch.compiler.is_compiling():
             return None
-        state = (W0.data_ptr(), W0._version)
+        parts = (W0, self.A, self.B, self.d)
+        if any(part.is_inference() for part in parts):  # no edit of them would show
+            return None
+        state = tuple((part.data_ptr(), part._version) for part in parts)
         if self._compared is None or self._compared[0] != state:
             with torch.no_grad():
                 error, size = (W0 - (self.B * self.d) @ self.A).norm(), W0.norm()

@@ -92,7 +92,7 @@ def clicked_pairs(
     Clicks are few: pairs are made of them alone. With `lambdas` a pair is weighed by its change of nDCG.
     """
     lists, i = ((c > 0) & m).nonzero(as_tuple=True)
-    rows, clicked = s.index_select(0, lists), i.unsqueeze(1)  # rows at a time: s[lists] takes ten times as long
+    rows, clicked = s.index_select(0, lists), i.unsqueeze(1)  # rows at a time: s[lists] takes twice as long
     losses = functional.softplus(rows - rows.gather(1, clicked))
     if lambdas:
         losses = losses * _ndcg_changes(s.detach(), c, m, lists, i)
