@@ -25,7 +25,7 @@ from fullrank.adapt.delta import Delta, FrozenLayer
 from fullrank.adapt.layer import DeltaLayer
 from fullrank.adapt.registration import register
 from fullrank.adapt.tuner import DeltaModel
-from fullrank.linalg import ldu
+from fullrank.linalg import State, ldu, state_of
 
 INIT_METHODS = ("uniform", "lu", "constant", "normal", "ones", "zeros", "s_uniform", "s_normal")
 _FORMS = ("auto", "activation", "weight")
@@ -188,7 +188,7 @@ class LoLDUDelta(Delta):
         self.register_buffer("fingerprint", torch.empty(3, dtype=torch.float64))
         self.order: Tensor | None = None  # in which the rows of A and B were eliminated; None until they were
         self.restored = False
-        self._compared: tuple[tuple[tuple[int, int], ...], bool] | None = None  # a state, and whether W0 = B diag(d) A
+        self._compared: tuple[State, bool] | None = None  # a state, and whether W0 = B diag(d) A
 
     def reset(self) -> None:
         """Decompose W0, and start z at z0 and sigma at alpha / r: y = y0."""
@@ -286,10 +286,9 @@ class LoLDUDelta(Delta):
         self._ensure_derived()
         if self.d is None or torch.compiler.is_compiling():
             return None
-        parts = (W0, self.A, self.B, self.d)
-        if any(part.is_inference() for part in parts):  # no edit of them would show
+        state = state_of(W0, self.A, self.B, self.d)
+        if state is None:
             return None
-        state = tuple((part.data_ptr(), part._version) for part in parts)
         if self._compared is None or self._compared[0] != state:
             with torch.no_grad():
                 error, size = (W0 - (self.B * self.d) @ self.A).norm(), W0.norm()

@@ -35,7 +35,7 @@ from fullrank.adapt.owlora_projection import (
     principal_rank,
     without,
 )
-from fullrank.linalg import require_finite, svd
+from fullrank.linalg import State, require_finite, state_of, svd
 
 Basis = Literal["svd", "none", "official_random"]
 Projection = Literal["exact", "gradient", "official", "none"]
@@ -144,7 +144,7 @@ class OWLoRADelta(Delta):
         self.U = nn.Parameter(torch.empty(base.out_features, config.r))
         self.w = nn.Parameter(torch.empty(config.r))
         self.basis = self._tail = Directions.none(base.out_features, base.in_features)
-        self._protected: tuple[Any, Directions] | None = None
+        self._protected: tuple[State | None, Directions] | None = None
 
     def reset(self) -> None:
         """D random, U zero, w constant: y = y0."""
@@ -200,8 +200,8 @@ class OWLoRADelta(Delta):
             delta.loaded()
         factors = [factor for delta in (self, *self.others) for factor in delta.basis]
         factors += [factor for other in self.others for factor in (other.D, other.U)]
-        state = [(factor.data_ptr(), factor._version) for factor in factors]
-        if self._protected is None or self._protected[0] != state:
+        state = state_of(*factors)
+        if state is None or self._protected is None or self._protected[0] != state:
             self._protected = (state, self._directions())
         return self._protected[1]
 

@@ -16,6 +16,8 @@ from peft.tuners import lora
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, dropout, linear
 
+from fullrank.linalg import State, state_of
+
 
 class Scalings:
     """lambda of one pass through the model, times g.
@@ -137,7 +139,7 @@ class MixedLayer:
         down = self.layer.lora_embedding_A if self.embedding else self.layer.lora_A
         self.experts = [(number, expert) for number, expert in enumerate(experts) if expert in down]
         self._factors = [] if self.embedding else [(down[e], self.layer.lora_B[e]) for _, e in self.experts]
-        self._kept: tuple[tuple, Stack] | None = None
+        self._kept: tuple[tuple[State | None, list[float]], Stack] | None = None
         self._seen: object | None = None  # the steady span in which the stack was last looked at
         self._lean = False
 
@@ -176,11 +178,11 @@ class MixedLayer:
         learning = torch.is_grad_enabled() and any(weight.requires_grad for pair in pairs for weight in pair)
         if learning or self.current.compiling:
             return self._stacked(pairs, scales)
-        state = tuple((weight.data_ptr(), _version(weight), weight.dtype) for pair in pairs for weight in pair)
-        state += tuple(scales)
-        if self._kept is None or self._kept[0] != state:
+        weights = state_of(*(weight for pair in pairs for weight in pair))
+        made_from = (weights, scales)
+        if weights is None or self._kept is None or self._kept[0] != made_from:
             with torch.no_grad(), torch.inference_mode(False):
-                self._kept = (state, self._stacked(pairs, scales))
+                self._kept = (made_from, self._stacked(pairs, scales))
         self._seen = self.current.steady
         self._lean = self._seen is not None and self._is_plain(self._kept[1])
         return self._kept[1]
@@ -251,7 +253,3 @@ class MixedLayer:
             return [(A.weight, B.weight) for A, B in self._factors]
         down, up = self.layer.lora_embedding_A, self.layer.lora_embedding_B
         return [(down[expert], up[expert]) for _, expert in self.experts]
-
-
-def _version(weight: Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fullrank.compress.quantization import dequantize, unpack
+from fullrank.linalg import State, state_of
 
 # Entries of a block that are unpacked at once: about what a core's cache holds in float32.
 _BLOCK = 1 << 19
@@ -45,8 +46,8 @@ def packed_linear(x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | No
 )
 def _forward(x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> Tensor:
     tokens = x.reshape(-1, x.shape[-1])
-    if _takes_tiles(tokens, qweight, scales, zeros, bits):
-        tiles = _tiles_of(tokens.shape[1], qweight, scales, zeros)
+    tiles = _tiles_of(tokens.shape[1], qweight, scales, zeros) if _takes_tiles(tokens, qweight, scales, bits) else None
+    if tiles is not None:
         group = tokens.shape[1] // scales.shape[1]
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(tokens.contiguous(), tiles.codes, group, tiles.scales_and_zeros)
         return y.reshape(*x.shape[:-1], len(qweight))
@@ -104,23 +105,24 @@ class _Tiles(NamedTuple):
 
     codes: Tensor
     scales_and_zeros: Tensor
-    made_from: tuple[tuple[int, int], ...]
+    made_from: State
 
 
 _tiles: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def _takes_tiles(tokens: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None, bits: int) -> bool:
+def _takes_tiles(tokens: Tensor, qweight: Tensor, scales: Tensor, bits: int) -> bool:
     if bits != 4 or tokens.dtype is not torch.bfloat16 or tokens.device.type != "cpu" or not len(tokens):
         return False
     if tokens.shape[1] // scales.shape[1] not in _TILED_GROUPS or len(qweight) % _TILED_ROWS:
         return False
-    counted = not any(t.is_inference() for t in (qweight, scales, zeros) if t is not None)  # else no edit would show
-    return counted and torch.backends.cpu.get_cpu_capability() in _TILED_PROCESSORS
+    return torch.backends.cpu.get_cpu_capability() in _TILED_PROCESSORS
 
 
-def _tiles_of(inputs: int, qweight: Tensor, scales: Tensor, zeros: Tensor | None) -> _Tiles:
-    made_from = tuple((t.data_ptr(), t._version) for t in (qweight, scales, zeros) if t is not None)
+def _tiles_of(inputs: int, qweight: Tensor, scales: Tensor, zeros: Tensor | None) -> _Tiles | None:
+    made_from = state_of(*(t for t in (qweight, scales, zeros) if t is not None))
+    if made_from is None:
+        return None
     tiles = _tiles.get(qweight)
     if tiles is None or tiles.made_from != made_from:
         codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unpack(qweight, 4, inputs).int(), 1)

@@ -5,6 +5,7 @@ from fullrank.linalg.finite import require_finite
 from fullrank.linalg.in_place import eigenvalues_in_place, singular_values_in_place
 from fullrank.linalg.ldu import LDU, ldu
 from fullrank.linalg.robust_pca import RobustPCA, robust_pca
+from fullrank.linalg.state import State, state_of
 from fullrank.linalg.svd import SVD, singular_values, singular_values_of_rows, svd
 from fullrank.linalg.wavelets import band_sizes, dwt, idwt
 from fullrank.linalg.weighted_svd import weighted_svd
@@ -13,6 +14,7 @@ __all__ = [
     "LDU",
     "RobustPCA",
     "SVD",
+    "State",
     "band_sizes",
     "cosine_rows",
     "dct",
@@ -29,6 +31,7 @@ __all__ = [
     "singular_values_in_place",
     "singular_values_of_rows",
     "sparse_idct2",
+    "state_of",
     "svd",
     "weighted_svd",
 ]

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from fullrank.linalg import State, state_of
+
 Method = Literal["auto", "fft", "direct"]
 
 # Lengths of a tile's transform, all fast for every FFT library. A longer tile wastes less on its overlap, but the
@@ -46,7 +48,7 @@ class LargeKernelConv2d(nn.Module):
         self.method: Method = method
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as torch's convolutions start
-        self._kept: dict[tuple[int, int], tuple[tuple[Any, ...], Tensor]] = {}
+        self._kept: dict[tuple[int, int], tuple[tuple[State, torch.dtype], Tensor]] = {}
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out height width"]:
         """The convolved maps, of the same height and width."""
@@ -74,12 +76,13 @@ class LargeKernelConv2d(nn.Module):
 
     def _spectrum(self, tile: tuple[int, int], dtype: torch.dtype) -> Complex[Tensor, "frequencies out in"]:
         weight = self.weight
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
+        keeps = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        state = state_of(weight) if keeps else None
+        if state is None:
             return _kernel_spectrum(weight.to(dtype), tile)
-        state = (weight._version, weight.data_ptr(), weight.device, dtype)
         kept = self._kept.get(tile)
-        if kept is None or kept[0] != state:
-            kept = self._kept[tile] = (state, _kernel_spectrum(weight.to(dtype), tile))
+        if kept is None or kept[0] != (state, dtype):
+            kept = self._kept[tile] = ((state, dtype), _kernel_spectrum(weight.to(dtype), tile))
         return kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
