@@ -63,7 +63,7 @@ def dct2_at(
     x = _wide(matrix)
     rows, columns = (_axis(n, x.dtype, x.device) for n in x.shape)
     V = _reordered_spectrum(x, rows, columns)
-    column, turn = _half(v, columns)
+    column, turn = columns.half[v], columns.turn_half[v]
     both = rows.turn[u].conj() * V[u, column] + rows.turn[u] * V[rows.negative[u], column]
     return (turn.conj() * both).real * (rows.scale[u] * columns.scale[v] / 2)
 
@@ -83,7 +83,7 @@ def idct2(spectrum: Float[Tensor, "... p q"]) -> Float[Tensor, "... p q"]:
     half = S.shape[-1] // 2 + 1
     V = torch.complex(Z[..., :half], -_mirrored(Z, -1)[..., :half]) * columns.turn[:half]
     V = (V - 1j * _mirrored(V, -2)) * rows.turn[:, None]
-    return _reordered_signal(V, rows, columns)
+    return _reordered_signal(V.mT, rows, columns)
 
 
 def sparse_idct2(
@@ -99,13 +99,12 @@ def sparse_idct2(
     """
     a = _wide(values)
     rows, columns = (_axis(n, a.dtype, a.device) for n in shape)
-    column, turn = _half(v, columns)
-    # the frequency in the middle is its own negative; frequency 0 has none
-    turn = torch.where(2 * v == shape[1], turn + turn.conj(), turn) * (a / (rows.scale[u] * columns.scale[v]))
-    at, below = turn * rows.turn[u], torch.where(u == 0, 0, turn * rows.turn[u].conj())
-    V = turn.new_zeros(shape[0], shape[1] // 2 + 1)
-    V = V.index_put((torch.cat([u, rows.negative[u]]), column.repeat(2)), torch.cat([at, below]), accumulate=True)
-    return _reordered_signal(V, rows, columns)
+    p, q = shape
+    entry, line = columns.unscaled_half[v] * a, columns.half[v] * p
+    at, below = entry * rows.unscaled[u], entry * rows.unscaled_negative[u]
+    V = entry.new_zeros((q // 2 + 1) * p)
+    V = V.index_add(0, torch.cat([line + u, line + rows.negative[u]]), torch.cat([at, below]))
+    return _reordered_signal(V.view(-1, p), rows, columns)
 
 
 def cosine_rows(
@@ -142,6 +141,10 @@ class _Axis(NamedTuple):
         order: the even entries, then the odd ones backwards.
         places: where each entry is found in that order.
         negative: -k modulo n.
+        half: where the half spectrum of real numbers holds frequency k, up to conjugation.
+        turn_half: the turn of k as it is there.
+        unscaled, unscaled_negative: turn / scale of k, and of -k, which frequency 0 does not have.
+        unscaled_half: turn_half / scale; twice the real part for the middle frequency, which is its own negative.
     """
 
     turn: Tensor
@@ -149,6 +152,11 @@ class _Axis(NamedTuple):
     order: Tensor
     places: Tensor
     negative: Tensor
+    half: Tensor
+    turn_half: Tensor
+    unscaled: Tensor
+    unscaled_negative: Tensor
+    unscaled_half: Tensor
 
 
 @kept(_TABLES)
@@ -158,6 +166,7 @@ def _axis(n: int, dtype: torch.dtype, device: torch.device) -> _Axis:
     scale = torch.full((n,), math.sqrt(2 / n), dtype=torch.float64)
     scale[0] = math.sqrt(1 / n)
     order = torch.cat([k[::2], k[1::2].flip(0)])
+    turn_half = torch.where(2 * k <= n, turn, turn.conj().resolve_conj())
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     return _Axis(
         turn.to(device, complex_dtype),
@@ -165,23 +174,23 @@ def _axis(n: int, dtype: torch.dtype, device: torch.device) -> _Axis:
         order.to(device),
         order.argsort().to(device),
         (-k % n).to(device),
+        torch.minimum(k, n - k).to(device),
+        turn_half.to(device, complex_dtype),
+        (turn / scale).to(device, complex_dtype),
+        torch.where(k == 0, 0, turn.conj() / scale).to(device, complex_dtype),
+        (torch.where(2 * k == n, turn_half + turn_half.conj(), turn_half) / scale).to(device, complex_dtype),
     )
-
-
-def _half(v: Tensor, axis: _Axis) -> tuple[Tensor, Tensor]:
-    """Where the half spectrum of real numbers holds each frequency, up to conjugation, and its turn there."""
-    n = len(axis.turn)
-    turn = axis.turn[v]
-    return torch.minimum(v, n - v), torch.where(2 * v <= n, turn, turn.conj())
 
 
 def _reordered_spectrum(x: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
     return torch.fft.rfft2(x.index_select(-2, rows.order).index_select(-1, columns.order))
 
 
-def _reordered_signal(V: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
-    v = torch.fft.irfft2(V, s=(len(rows.turn), len(columns.turn)))
-    return v.index_select(-2, rows.places).index_select(-1, columns.places)
+def _reordered_signal(transposed: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
+    # one axis after the other, both contiguous: irfft2 strides through the first, twice as long at 2048
+    half = torch.fft.ifft(transposed.contiguous()).mT.contiguous()
+    v = torch.fft.irfft(half.index_select(-2, rows.places), n=len(columns.turn))
+    return v.index_select(-1, columns.places)
 
 
 def _real_frequencies(V: Tensor, axis: _Axis) -> Tensor:
