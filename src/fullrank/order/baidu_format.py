@@ -7,8 +7,10 @@ reformulation`, then a line for every document that was shown.
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 Source = str | Path | Iterable[bytes]
 _DIVIDER = b"\x01"
 _TOKEN_BYTES = b"0123456789\x01"
+_BUFFER = 1 << 17  # bytes of a gzip file that are unpacked at once
 _SHOWN = 10  # of the first malformed lines that are told
 
 
@@ -275,10 +278,14 @@ _COLUMNS: tuple[tuple[int, Callable[[bytes], Any]], ...] = (
     (17, _number), (18, _number), (19, _whole), (20, _whole), (21, _whole), (23, _whole), (24, _number), (25, _whole),
     (26, _whole), (28, _whole), (29, _whole), (30, _whole),
 )  # fmt: skip
-_CHOSEN = itemgetter(*(column for column, _ in _COLUMNS))
-_PLAIN: dict[Any, Any] = {_position: _SMALL.__getitem__, _flag: _SMALL.__getitem__, _whole: _SMALL.__getitem__}
-_PLAIN[_number] = float
-_FAST = tuple(_PLAIN.get(read, read) for _, read in _COLUMNS)
+_URL = 1
+_KINDS = tuple(
+    tuple(column for column, read in _COLUMNS if read in kind)
+    for kind in ((_position, _flag, _whole), (_number,), (_tokens,))
+)
+_wholes, _numbers, _texts = (itemgetter(*columns) for columns in _KINDS)
+_GROUPED = (*chain.from_iterable(_KINDS), _URL)
+_IN_ORDER = itemgetter(*(_GROUPED.index(column) for column, _ in _COLUMNS))
 _WIDTH = 32
 
 
@@ -286,13 +293,14 @@ def _shown(columns: list[bytes]) -> ShownDocument:
     """A document; columns that a file leaves out at its end are 0."""
     if len(columns) < _WIDTH:
         columns = columns + [b""] * (_WIDTH - len(columns))
-    chosen = _CHOSEN(columns)
-    try:  # nearly every line has a number in every column
-        found = ShownDocument._make([read(column) for read, column in zip(_FAST, chosen, strict=True)])
+    try:  # nearly every line has a number in every column: a kind of columns is read at a time
+        wholes, numbers = map(_SMALL.__getitem__, _wholes(columns)), map(float, _numbers(columns))
+        texts = map(_tokens, _texts(columns))
+        found = ShownDocument._make(_IN_ORDER((*wholes, *numbers, *texts, columns[_URL].decode())))
     except ValueError:
-        return ShownDocument._make([read(column) for (_, read), column in zip(_COLUMNS, chosen, strict=True)])
+        return ShownDocument._make([read(columns[column]) for column, read in _COLUMNS])
     if found.position < 1 or not 0 <= found.click <= 1:
-        _position(chosen[0])
+        _position(columns[0])
         _flag(columns[5])
     return found
 
@@ -371,7 +379,9 @@ def _lines(source: Source) -> Iterator[tuple[Iterable[bytes], str]]:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         try:
-            yield (gzip.GzipFile(fileobj=file) if packed else file), f"{source}, "
+            # its lines through a buffer in C: GzipFile's own are read by Python, one call a line
+            unpacked = io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER) if packed else file  # pyright: ignore[reportArgumentType]
+            yield unpacked, f"{source}, "
         except (EOFError, gzip.BadGzipFile) as error:
             raise ValueError(f"{source} is cut off or damaged ({error}); fetch it again") from error
 
