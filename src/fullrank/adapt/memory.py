@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullrank.nn.memory import kept_bytes
+
 
 @dataclass(frozen=True)
 class TrainingMemory:
@@ -58,15 +60,4 @@ def activation_bytes(model: nn.Module, batch: Mapping[str, Any]) -> int:
         batch: its arguments; those tensors and the model's own are not counted.
     """
     resident = [*model.parameters(), *model.buffers(), *(v for v in batch.values() if isinstance(v, Tensor))]
-    counted = {tensor.untyped_storage().data_ptr(): 0 for tensor in resident}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        counted.setdefault(storage.data_ptr(), storage.nbytes())
-        return tensor.detach()  # a saved output that holds its own graph would keep it for ever
-
-    # `kept` holds the graph, and with it every storage, until all of them are counted.
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        kept = model(**batch)
-    del kept
-    return sum(counted.values())
+    return kept_bytes(lambda: model(**batch), resident)

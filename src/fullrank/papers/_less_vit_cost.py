@@ -57,19 +57,8 @@ def _milliseconds(block: Any, inputs: Any) -> float:
 
 def _kept(block: Any, inputs: Any) -> int:
     """Bytes that a forward pass keeps for the backward pass, the weights left out."""
-    import torch
+    from fullrank.nn.memory import kept_bytes
 
-    weights = {parameter.untyped_storage().data_ptr() for parameter in block.parameters()}
-    storages: dict[int, int] = {}
-
-    def keep(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # a saved output that holds its own graph would keep it for ever
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = block(inputs.requires_grad_())
-    del output
+    kept = kept_bytes(lambda: block(inputs.requires_grad_()), block.parameters())
     inputs.requires_grad_(False)
-    return sum(storages.values())
+    return kept
