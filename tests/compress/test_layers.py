@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fullrank.compress import select_layers
+from fullrank.compress import FixedRank, auto_fact, compress, decompose, select_layers
 from fullrank.compress.layers import CONVOLUTIONS, LINEAR
 
 from .models import bert, convolutional, gpt2, mlp
@@ -59,3 +61,39 @@ def test_nothing_to_compress_says_why():
         select_layers(mlp(), ["nowhere"])
     with pytest.raises(ValueError, match="0 is on the meta device"):
         select_layers(mlp().to("meta"))
+
+
+@pytest.mark.parametrize(
+    "smaller",
+    [
+        lambda model: compress(model, rank_rule=FixedRank(2)).model,
+        lambda model: auto_fact(model, 2, deepcopy=True),
+        lambda model: decompose(copy.deepcopy(model)),
+    ],
+)
+def test_a_layer_with_two_names_stays_one_layer(smaller):
+    layer = nn.Linear(12, 12)
+    small = smaller(nn.Sequential(layer, nn.ReLU(), layer))
+    assert not isinstance(small[0], nn.Linear)
+    assert small[0] is small[2]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_transformer_encoder_of_torch_runs_with_compressed_layers(stacked):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+    model = (nn.TransformerEncoder(layer, 2) if stacked else layer).eval()
+    x, padding = torch.randn(2, 4, 12), torch.tensor([[False] * 4, [False, False, True, True]])
+    small = compress(model, rank_rule=FixedRank(4)).model
+    expected = small(x, src_key_padding_mask=padding)
+    with torch.no_grad():  # where the dense one takes its fused path
+        torch.testing.assert_close(small(x, src_key_padding_mask=padding), expected)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_layers_whose_weight_a_hook_makes_are_left(normed):
+    model = nn.Sequential(normed(nn.Linear(8, 8)), nn.Linear(8, 8))
+    assert "parametrised" in select_layers(model).left["0"]
+    with pytest.raises(TypeError, match="0 is parametrised"):
+        decompose(model)

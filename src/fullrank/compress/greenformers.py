@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fullrank.compress.factor_solvers import SOLVERS, Factors, randomized
-from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Layer, Targets, matches, shared_weights
+from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Layer, Targets, matches, replace_module, shared_weights
 from fullrank.compress.method import Job, Method, Replaced, Step, relative_error
 from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
 from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankEmbedding, LowRankLinear
@@ -146,7 +146,7 @@ def auto_fact(
     tied = shared_weights(root)
     left: dict[str, str] = {}
     done = 0
-    for name, parent, child, layer in list(_leaves(root, kinds, fact_led_unit)):
+    for name, layer in list(_leaves(root, kinds, fact_led_unit)):
         if chosen is not None and name not in chosen:
             continue
         if (target_modules is not None and not matches(name, target_modules)) or matches(name, exclude_modules):
@@ -155,7 +155,7 @@ def auto_fact(
         if isinstance(replaced, str):
             left[name] = replaced
         else:
-            setattr(parent, child, replaced)
+            replace_module(root, name, replaced)
             done += 1
     _tell(done > 0, left)
     return root
@@ -352,14 +352,12 @@ def _with_factors(layer: Any, factors: Factors) -> nn.Module:
 
 def _leaves(
     root: nn.Module, kinds: tuple[type[nn.Module], ...], fact_led_unit: bool
-) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
-    """(name, parent, name in the parent, layer) of every layer that can be factored."""
-    for prefix, parent in root.named_modules():
-        if isinstance(parent, _FACTORED) and not fact_led_unit:
-            continue
-        for child, layer in parent.named_children():
-            if type(layer) in kinds:
-                yield f"{prefix}.{child}" if prefix else child, parent, child, layer
+) -> Iterator[tuple[str, nn.Module]]:
+    """Every layer that can be factored, once, by name."""
+    factors = {id(part) for unit in root.modules() if isinstance(unit, _FACTORED) for part in unit.children()}
+    for name, layer in root.named_modules():
+        if type(layer) in kinds and (fact_led_unit or id(layer) not in factors):
+            yield name, layer
 
 
 def _chosen(module: nn.Module, submodules: Sequence[nn.Module | str] | None) -> set[str] | None:

@@ -120,9 +120,23 @@ def select_layers(
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of another."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+    """Put a module in the place of another, everywhere the model holds that one.
+
+    The fused paths of torch's transformer encoders read the weights of dense layers inside: they are switched off.
+    """
+    old = model.get_submodule(name)
+    for parent in list(model.modules()):
+        for child in [child for child, held in parent._modules.items() if held is old]:
+            setattr(parent, child, module)
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                _unfuse(model, parent)
+
+
+def _unfuse(model: nn.Module, layer: nn.TransformerEncoderLayer) -> None:
+    layer.activation_relu_or_gelu = 0
+    for stack in model.modules():
+        if isinstance(stack, nn.TransformerEncoder) and any(part is layer for part in stack.layers):
+            stack.use_nested_tensor = False
 
 
 def _asked(name: str, module: nn.Module, targets: Targets) -> bool:
@@ -147,7 +161,7 @@ def _refusal(
     parent = model.get_submodule(name.rpartition(".")[0])
     if isinstance(parent, nn.MultiheadAttention):
         return "nn.MultiheadAttention reads its weight without calling it"
-    if parametrize.is_parametrized(module):
+    if reparametrised(module):
         return "it is parametrised: remove the parametrisation first"
     if not module.weight.is_floating_point():
         return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}: dequantise it first"
@@ -160,6 +174,20 @@ def _refusal(
     if getattr(module, "groups", 1) > 1 and not grouped:
         return f"it has groups={module.groups}"
     return None
+
+
+def reparametrised(module: nn.Module) -> bool:
+    """Whether a layer makes its weight from other tensors: a parametrisation, or a hook such as old `weight_norm`'s."""
+    return parametrize.is_parametrized(module) or module._parameters.get("weight") is None
+
+
+def quantised(module: nn.Module) -> bool:
+    """Whether a linear layer holds its weight in integers or in a tensor of its quantiser: ours, or of others."""
+    weight = getattr(module, "weight", None)
+    plain = isinstance(weight, Tensor) and weight.is_floating_point() and type(weight) in (Tensor, nn.Parameter)
+    foreign = isinstance(weight, Tensor) and isinstance(module, LINEAR) and not plain
+    packed = any(isinstance(getattr(module, other, None), Tensor) for other in ("qweight", "weight_packed", "W_q"))
+    return foreign or packed or hasattr(module, "_packed_params")  # the last of torch.ao
 
 
 def shared_weights(model: nn.Module) -> set[int]:

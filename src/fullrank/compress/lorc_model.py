@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from fullrank._optional import require
 from fullrank.compress.compressing import compress
-from fullrank.compress.layers import LINEAR, replace_module
+from fullrank.compress.layers import quantised, replace_module
 from fullrank.compress.lorc import LoRCConfig
 from fullrank.compress.lorc_method import LoRCMethod
 from fullrank.compress.quantized_linear import QuantizedLinear
@@ -48,10 +48,7 @@ def quantize_lorc(
 def refuse_quantized(model: nn.Module) -> None:
     """Raise a TypeError where a layer is quantised already, by us or by others."""
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        foreign = isinstance(weight, Tensor) and isinstance(module, LINEAR) and not _plain(weight)
-        packed = any(isinstance(getattr(module, other, None), Tensor) for other in ("qweight", "weight_packed", "W_q"))
-        if foreign or packed:
+        if quantised(module):
             raise TypeError(
                 f"{name or type(model).__name__} is quantised already ({type(module).__name__}): LoRC needs the "
                 "original weight beside the quantised one; load the original model and quantise it here, or give both "
@@ -122,7 +119,3 @@ def _quantized(model: nn.Module) -> dict[str, QuantizedLinear]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no quantised layer: quantise it first with quantize_lorc")
     return found
-
-
-def _plain(weight: Tensor) -> bool:
-    return weight.is_floating_point() and type(weight) in (Tensor, nn.Parameter)

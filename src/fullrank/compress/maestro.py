@@ -23,10 +23,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from fullrank.compress.batch_norms import recalibrate_norms
-from fullrank.compress.layers import LINEAR, Targets, matches, replace_module, shared_weights
+from fullrank.compress.layers import LINEAR, Targets, matches, reparametrised, replace_module, shared_weights
 from fullrank.compress.maestro_layers import MaestroConv2d, MaestroLayer, MaestroLinear
 
 Sampler = Literal["single_layer", "independent", "fixed"]
@@ -64,11 +63,13 @@ def decompose(
     tied = shared_weights(model)
     found: list[tuple[str, nn.Module]] = []
     for name, layer in model.named_modules():
-        if type(layer) not in (*LINEAR, nn.Conv2d) or matches(name, exclude):
-            if parametrize.is_parametrized(layer) and not matches(name, exclude):
-                raise TypeError(f"{name} is parametrised: remove the parametrisation first")
+        if not isinstance(layer, (*LINEAR, nn.Conv2d)) or matches(name, exclude):
             continue
         if include is not None and not matches(name, include):
+            continue
+        if reparametrised(layer):
+            raise TypeError(f"{name} is parametrised: remove the parametrisation first")
+        if type(layer) not in (*LINEAR, nn.Conv2d):
             continue
         found.append((name, layer))
     found = found[skip_first : len(found) - 1 if skip_last else None]
