@@ -115,3 +115,22 @@ def test_bad_ranks_groups_and_layers_are_refused():
 def test_an_unknown_split_is_refused(unchecked):
     with pytest.raises(ValueError, match="split='middle' is not known"):
         LowRankLinear.from_linear(nn.Linear(3, 3), 1, split="middle")
+
+
+def test_ranks_that_are_no_whole_numbers_and_other_layers_are_refused(unchecked):
+    for make in (lambda rank: LowRankLinear(3, 3, rank), lambda rank: LowRankLinear.from_linear(nn.Linear(3, 3), rank)):
+        for rank in (2.5, True, "2"):
+            with pytest.raises(ValueError, match=f"rank={rank!r}: a layer needs a whole rank"):
+                make(rank)
+    with pytest.raises(TypeError, match=r"conv is a Conv1d: an nn.Conv2d is accepted"):
+        LowRankConv2d.from_conv(nn.Conv1d(4, 4, 3), 2)
+    with pytest.raises(TypeError, match="linear is a Conv1d"):
+        LowRankLinear.from_linear(nn.Conv1d(4, 4, 3), 2)
+
+
+def test_a_matrix_of_input_weights_has_a_name_of_its_own():
+    linear, matrix = nn.Linear(6, 5), torch.randn(6, 6)
+    expected = LowRankLinear.from_linear(linear, 2, matrix).weight()
+    torch.testing.assert_close(LowRankLinear.from_linear(linear, 2, in_matrix=matrix).weight(), expected)
+    with pytest.raises(ValueError, match="give one of them"):
+        LowRankLinear.from_linear(linear, 2, torch.ones(6), in_matrix=matrix)

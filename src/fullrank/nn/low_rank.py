@@ -7,6 +7,7 @@ plain layers of torch.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -85,9 +86,9 @@ class LowRankLinear(nn.Module):
         cls,
         linear: nn.Linear,
         rank: int,
-        *,
-        out_weight: Tensor | None = None,
         in_weight: Tensor | None = None,
+        out_weight: Tensor | None = None,
+        in_matrix: Tensor | None = None,
         split: Split = "left",
     ) -> LowRankLinear:
         """The best approximation of a linear layer at this rank, in the dtype and on the device of the layer.
@@ -95,15 +96,24 @@ class LowRankLinear(nn.Module):
         Args:
             linear: the layer; it stays as it is.
             rank: 1 to min(in, out).
-            out_weight: weights of errors by output, (out,) or (out, out); see `linalg.weighted_svd`.
-            in_weight: weights of errors by input, (in,) or (in, in).
+            in_weight: weights of errors by input, (in,) or (in, in); see `linalg.weighted_svd`.
+            out_weight: weights of errors by output, (out,) or (out, out).
+            in_matrix: the same as `in_weight`, for a matrix.
             split: which factor takes the singular values: "left" the first one (as FWSVD), "right" the second one,
                 "balanced" both their roots.
 
         Raises:
-            ValueError: `rank` or weights do not fit the layer, or its weight is not finite.
+            TypeError: another layer than an `nn.Linear`.
+            ValueError: `rank` or weights do not fit the layer, both `in_weight` and `in_matrix`, or a weight that is
+                not finite.
         """
-        factors = weighted_svd(linear.weight.detach(), rank, left=out_weight, right=in_weight)
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(f"linear is a {type(linear).__name__}: an nn.Linear is accepted")
+        check_rank(rank)
+        if in_weight is not None and in_matrix is not None:
+            raise ValueError("in_weight and in_matrix both weigh the inputs: give one of them")
+        right = in_weight if in_matrix is None else in_matrix
+        factors = weighted_svd(linear.weight.detach(), rank, left=out_weight, right=right)
         return cls.from_factors(linear, factors, split)
 
     @classmethod
@@ -252,8 +262,12 @@ class LowRankConvolution(nn.Module):
             split: which factor takes the singular values.
 
         Raises:
+            TypeError: a convolution over another number of axes, or another layer.
             ValueError: groups, or `rank` or weights that do not fit the layer.
         """
+        if not isinstance(conv, _CONVOLUTIONS[cls.axes]):
+            raise TypeError(f"conv is a {type(conv).__name__}: an nn.Conv{cls.axes}d is accepted")
+        check_rank(rank)
         if conv.groups > 1:
             raise ValueError(
                 f"conv has groups={conv.groups}: one factorisation of its matrix would mix them; leave it dense"
@@ -367,6 +381,6 @@ def split_factors(factors: SVD, split: Split = "left") -> tuple[Float[Tensor, "r
 
 
 def check_rank(rank: int) -> None:
-    """Raise ValueError for a rank below 1."""
-    if rank < 1:
-        raise ValueError(f"rank={rank}: a layer needs a rank of at least 1")
+    """Raise ValueError for a rank that is no whole number, or below 1."""
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1:
+        raise ValueError(f"rank={rank!r}: a layer needs a whole rank of at least 1")
