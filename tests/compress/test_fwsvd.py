@@ -128,8 +128,8 @@ def test_bad_fisher_and_options_are_refused(unchecked):
         FWSVDMethod(eps=-1.0)
     with pytest.raises(ValueError, match="eps_mode='sum' is not known"):
         FWSVDMethod(eps_mode="sum")
-    with pytest.raises(ValueError, match="weight_side='both' gathers its own"):
-        FWSVDMethod(weight_side="both", fisher={})
+    with pytest.raises(ValueError, match="holds sums of one side, weight_side='both' needs \\(by input"):
+        compress(mlp(), FWSVDMethod(weight_side="both", fisher={name: torch.rand(12) for name in "024"}))
     with pytest.raises(KeyError, match="fisher has no sums for 0, 2, 4"):
         compress(mlp(), FWSVDMethod(fisher={}))
     sums = {"0": torch.rand(16), "2": torch.rand(16), "4": torch.rand(14)}

@@ -24,6 +24,8 @@ from fullrank.compress.filter_pruner import FilterPruner  # noqa: E402
 from fullrank.compress.filter_scores import filter_l1, hrank, map_ranks, random_scores  # noqa: E402
 from fullrank.compress.folder import load, save  # noqa: E402
 from fullrank.compress.fwsvd import FWSVDMethod, fisher_scale  # noqa: E402
+from fullrank.compress.fwsvd_model import FWSVDConfig, compress_low_rank, estimate_fisher  # noqa: E402
+from fullrank.compress.fwsvd_trainer import FisherAccumulator, FisherCallback  # noqa: E402
 from fullrank.compress.gptq import gptq_quantize  # noqa: E402
 from fullrank.compress.greenformers import (  # noqa: E402
     CED,
@@ -93,6 +95,11 @@ if TYPE_CHECKING:
     from fullrank.compress.importances import BetaRankImportance, HRankImportance, LayerScoreImportance
 
 __all__ = [
+    "FWSVDConfig",
+    "FisherAccumulator",
+    "FisherCallback",
+    "compress_low_rank",
+    "estimate_fisher",
     "export_onnx",
     "MaestroCallback",
     "MaestroMixin",

@@ -141,7 +141,8 @@ class _Finished:
         known: Mapping[str, Any] = json.loads(facts.read_text())
         module = build(known["layer"], layer.module)
         module.load_state_dict(load_file(tensors), assign=True)
-        return Replaced(module.train(layer.module.training), known["rank"], known["loss"])
+        module.train(layer.module.training)
+        return Replaced(module, known["rank"], known["loss"], weighted_error=known.get("weighted_error"))
 
     def save(self, layer: Layer, replaced: Replaced) -> None:
         """Keep a finished layer, whose kind can be built anew."""
@@ -150,7 +151,8 @@ class _Finished:
             return
         state = {name: tensor.contiguous() for name, tensor in replaced.module.state_dict().items()}
         write_bytes(self._place(layer, ".safetensors"), save(state))
-        write_json(self._place(layer, ".json"), {"layer": description, "rank": replaced.rank, "loss": replaced.loss})
+        facts = {"rank": replaced.rank, "loss": replaced.loss, "weighted_error": replaced.weighted_error}
+        write_json(self._place(layer, ".json"), {"layer": description} | facts)
 
     def _place(self, layer: Layer, suffix: str) -> Path:
         assert self.folder is not None
@@ -179,6 +181,7 @@ def _layer_report(layer: Layer, replaced: Replaced) -> LayerReport:
         bytes_after=size,
         error=None if product is None else relative_error(layer.matrix, product),
         loss=replaced.loss,
+        weighted_error=replaced.weighted_error,
     )
 
 

@@ -38,11 +38,12 @@ class FWSVDMethod(LowRankMethod):
         weight_side: "input" (the paper), "output", or "both" (the best rank-one model of the Fisher matrix).
         eps: added to the Fisher sums under the root, relative to their mean or maximum.
         eps_mode: "mean", or "max" as in public code (with eps=1e-5).
-        fisher: sums by layer name that were gathered elsewhere; default from the data.
+        fisher: sums by layer name that were gathered elsewhere, for both sides pairs of those by input and by output;
+            default from the data.
         options: see `LowRankMethod`.
 
     Raises:
-        ValueError: an unknown `weight_side` or `eps_mode`, a negative `eps`, or `fisher` for both sides.
+        ValueError: an unknown `weight_side` or `eps_mode`, or a negative `eps`.
     """
 
     name = "fwsvd"
@@ -53,14 +54,12 @@ class FWSVDMethod(LowRankMethod):
         weight_side: Side = "input",
         eps: float = 1e-6,
         eps_mode: EpsMode = "mean",
-        fisher: Mapping[str, Tensor] | None = None,
+        fisher: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(rank_rule, **options)
         if weight_side not in get_args(Side):
             raise ValueError(f"weight_side={weight_side!r} is not known; accepted: 'input', 'output', 'both'")
-        if fisher is not None and weight_side == "both":
-            raise ValueError("fisher holds sums of one side: weight_side='both' gathers its own from data")
         fisher_scale(torch.ones(1), eps, eps_mode)  # refuses a bad damping before any data is read
         self.weight_side: Side = weight_side
         self.eps_mode: EpsMode = eps_mode
@@ -82,16 +81,30 @@ class FWSVDMethod(LowRankMethod):
             raise KeyError(f"fisher has no sums for {', '.join(missing[:3])} ({len(missing)} layers are missing)")
         return {layer.name: self._given(layer, self.fisher[layer.name]) for layer in job.layers}
 
-    def _given(self, layer: Layer, sums: Tensor) -> LayerStatistics:
+    def _given(self, layer: Layer, sums: Tensor | tuple[Tensor, Tensor]) -> LayerStatistics:
         outputs, inputs = layer.shape
-        wanted, other = (inputs, outputs) if self.weight_side == "input" else (outputs, inputs)
-        if sums.shape != (wanted,):
-            hint = f"; {other} values belong to the other side, see weight_side" if sums.shape == (other,) else ""
-            raise ValueError(
-                f"fisher[{layer.name!r}] has shape {tuple(sums.shape)}, weight_side={self.weight_side!r} needs "
-                f"({wanted},){hint}"
+        if self.weight_side == "both":
+            if not isinstance(sums, tuple | list) or len(sums) != 2:
+                raise ValueError(
+                    f"fisher[{layer.name!r}] holds sums of one side, weight_side='both' needs (by input, by output)"
+                )
+            by_input, by_output = sums
+            return LayerStatistics(
+                fisher_in=self._fitting(layer, by_input, inputs, outputs),
+                fisher_out=self._fitting(layer, by_output, outputs, inputs),
             )
-        return LayerStatistics(fisher_in=sums) if self.weight_side == "input" else LayerStatistics(fisher_out=sums)
+        if self.weight_side == "input":
+            return LayerStatistics(fisher_in=self._fitting(layer, sums, inputs, outputs))
+        return LayerStatistics(fisher_out=self._fitting(layer, sums, outputs, inputs))
+
+    def _fitting(self, layer: Layer, sums: Any, wanted: int, other: int) -> Tensor:
+        shape = tuple(sums.shape) if isinstance(sums, Tensor) else type(sums).__name__
+        if shape != (wanted,):
+            hint = f"; {other} values belong to the other side, see weight_side" if shape == (other,) else ""
+            raise ValueError(
+                f"fisher[{layer.name!r}] has shape {shape}, weight_side={self.weight_side!r} needs ({wanted},){hint}"
+            )
+        return sums
 
     def options(self) -> dict[str, Any]:
         """Those of every factorisation, and what makes the weights."""

@@ -41,7 +41,10 @@ class Layer:
 
         An embedding is a map of one-hot vectors: (dim, rows of the table).
         """
-        weight = self.module.weight.detach()
+        return self.as_matrix(self.module.weight.detach())
+
+    def as_matrix(self, weight: Tensor) -> Float[Tensor, "out in"]:
+        """A tensor of the weight's shape, such as its gradient, as (out, in)."""
         return weight.mT if isinstance(self.module, _TRANSPOSED) else weight.flatten(1)
 
     @property

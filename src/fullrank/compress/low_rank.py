@@ -125,7 +125,9 @@ class LowRankMethod(Method):
         factors = self._decompose(layer, weighting)
         kept = SVD(factors.U[:, :rank], factors.S[:rank], factors.Vh[:rank])
         module = low_rank_layer(layer, kept, self.split)
-        return Replaced(module, rank, float(factors.S[rank:].double().square().sum()))
+        squares = factors.S.double().square()
+        lost, total = float(squares[rank:].sum()), float(squares.sum())
+        return Replaced(module, rank, lost, weighted_error=(lost / total) ** 0.5 if total > 0 else 0.0)
 
 
 class SVDMethod(LowRankMethod):

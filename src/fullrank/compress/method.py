@@ -52,12 +52,14 @@ class Replaced:
         rank: its rank, where it has one.
         loss: its error in the method's measure of loss, or None.
         reason: why the layer stays dense; "" where it does not.
+        weighted_error: the root of `loss`'s share of what the measure gives the dense weight, or None.
     """
 
     module: nn.Module
     rank: int | None = None
     loss: float | None = None
     reason: str = ""
+    weighted_error: float | None = None
 
 
 #: A layer's turn: the layer, and what computes its replacement.

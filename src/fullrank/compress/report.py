@@ -28,6 +28,7 @@ class LayerReport:
         bytes_before, bytes_after: of parameters and buffers.
         error: relative Frobenius error of the weight, or None where the layer has no weight to compare.
         loss: error in the method's measure of loss (squared, summed), or None.
+        weighted_error: relative error in that measure, not squared, or None.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LayerReport:
     bytes_after: int
     error: float | None = None
     loss: float | None = None
+    weighted_error: float | None = None
 
 
 @dataclass(frozen=True)
