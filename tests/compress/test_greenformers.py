@@ -168,6 +168,50 @@ def test_names_aliases_and_the_report():
     assert [(row.name, row.rank, row.macs_after) for row in rows] == [("0", 3, 84), ("2", 3, 90)]
 
 
+def test_the_librarys_names_and_order_of_arguments_are_kept():
+    unit = CED(2, 4, 1, (3, 3), 2, 1, 1, 1, "reflect", False)
+    assert (unit.first.stride, unit.first.padding, unit.first.padding_mode, unit.bias) == (
+        (2, 2),
+        (1, 1),
+        "reflect",
+        None,
+    )
+    x = torch.randn(1, 2, 5, 5)
+    torch.testing.assert_close(unit.ced_unit(x), unit(x))
+    led = LED(6, 5, 2)
+    assert led.led_unit[0].weight is led.first.weight
+    assert led.led_unit[1] is led.second
+    assert set(led.state_dict()) == {"first.weight", "second.weight", "second.bias"}
+
+
+def test_the_whole_model_and_a_single_name_are_submodules():
+    for chosen, factored in (("root", [True, True]), ("0", [True, False])):
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        auto_fact(model, 2, submodules=[model] if chosen == "root" else chosen)
+        assert [isinstance(layer, LowRankLinear) for layer in model] == factored
+
+
+@pytest.mark.parametrize("solver", ["svd", "randomized", "snmf", "nmf"])
+def test_weights_that_cannot_be_factored_are_named(solver):
+    broken = nn.Sequential(nn.Linear(8, 8))
+    broken[0].weight.data[0, 3] = float("nan")
+    with pytest.raises(ValueError, match=r"0 has nan at \(0, 3\)"):
+        auto_fact(broken, 2, solver)
+    with pytest.raises(ValueError, match="0 is on the meta device"):
+        auto_fact(nn.Sequential(nn.Linear(8, 8, device="meta")), 2, solver)
+    with pytest.raises(ValueError, match=r"0 has nan at \(0, 3\)"):
+        compress(broken, "snmf", solver=solver)
+
+
+def test_quantised_layers_are_refused_where_they_were_asked_for():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[0].weight = nn.Parameter(torch.ones(8, 8, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(TypeError, match="0 is quantised, a Linear"):
+        auto_fact(model, 2)
+    auto_fact(model, 2, submodules=["1"])
+    assert isinstance(model[1], LowRankLinear)
+
+
 def test_half_precision_noncontiguous_inputs_and_biases():
     layer = nn.Linear(12, 10).half()
     factored = auto_fact(layer, 3)
@@ -204,6 +248,10 @@ def test_bad_calls_are_refused(unchecked):
         auto_fact(mlp(), 2, submodules=[nn.Linear(2, 2)])
     with pytest.raises(ValueError, match="submodules names 'head', which the Sequential does not have"):
         auto_fact(mlp(), 2, submodules=["head"])
+    with pytest.raises(ValueError, match="num_iter=-1: a whole number of rounds"):
+        auto_fact(mlp(), 2, "snmf", -1)
+    with pytest.raises(ValueError, match=r"kernel_size=\(3, 3, 3, 3\)"):
+        CED(3, 4, 2, (3, 3, 3, 3))
     with pytest.warns(UserWarning, match="no layer was factored"):
         auto_fact(mlp(), 1000)
     with pytest.raises(ValueError, match="no factored layer has a dense one"):

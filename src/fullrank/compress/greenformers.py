@@ -19,9 +19,19 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fullrank.compress.factor_solvers import SOLVERS, Factors, randomized
-from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Layer, Targets, matches, replace_module, shared_weights
+from fullrank.compress.layers import (
+    CONVOLUTIONS,
+    LINEAR,
+    Layer,
+    Targets,
+    matches,
+    quantised,
+    replace_module,
+    shared_weights,
+)
 from fullrank.compress.method import Job, Method, Replaced, Step, relative_error
 from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
+from fullrank.linalg import require_finite
 from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankEmbedding, LowRankLinear
 
 RankLimit = Literal["params", "greenformer"]
@@ -32,20 +42,40 @@ _DENSE = (*LINEAR, *CONVOLUTIONS, nn.Embedding)
 _ALL_SOLVERS = ("random", *SOLVERS)
 
 
-def CED(in_channels: int, out_channels: int, r: int, kernel_size: int | Sequence[int], **options: Any) -> nn.Module:
+def CED(
+    in_channels: int,
+    out_channels: int,
+    r: int,
+    kernel_size: int | Sequence[int],
+    stride: int | tuple[int, ...] = 1,
+    padding: int | str | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    bias: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
     """A convolution to r channels and a 1 x 1 convolution, over as many axes as `kernel_size` has (a number: two).
 
     Args:
         in_channels: of the input.
         out_channels: of the output.
         r: channels between the two.
-        kernel_size: of the first convolution.
-        options: of `LowRankConv2d`: stride, padding, dilation, groups, bias, padding_mode, device, dtype.
+        kernel_size, stride, padding, dilation, groups, padding_mode: of the first convolution.
+        bias: of the second.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: a `kernel_size` of more than three axes, or see `LowRankConv2d`.
     """
-    axes = 2 if isinstance(kernel_size, int) else len(kernel_size)
-    kinds = {1: LowRankConv1d, 2: LowRankConv2d, 3: LowRankConv3d}
-    size = kernel_size if isinstance(kernel_size, int) else tuple(kernel_size)
-    return kinds[axes](in_channels, out_channels, r, size, **options)
+    size = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
+    kinds: dict[int, Any] = {1: LowRankConv1d, 2: LowRankConv2d, 3: LowRankConv3d}
+    if len(size) not in kinds:
+        raise ValueError(f"kernel_size={size!r}: a number, or one for each of one to three axes")
+    return kinds[len(size)](
+        in_channels, out_channels, r, size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+    )
 
 
 def factor_rank(
@@ -93,7 +123,7 @@ def auto_fact(
     rank: int | float,
     solver: str = "svd",
     num_iter: int = 10,
-    submodules: Sequence[nn.Module | str] | None = None,
+    submodules: Sequence[nn.Module | str] | nn.Module | str | None = None,
     deepcopy: bool = False,
     fact_led_unit: bool = False,
     *,
@@ -127,13 +157,21 @@ def auto_fact(
         The module, its copy, or the factored layer. Layers of other types, subclasses among them, stay as they are.
 
     Raises:
-        ValueError: a bad rank, an unknown solver, a submodule that is not inside, or negative weights with "nmf".
-        TypeError: quantised weights.
+        ValueError: a bad rank, an unknown solver, fewer than no rounds, a submodule that is not inside, weights on the
+            meta device or that are not finite, or negative ones with "nmf".
+        TypeError: quantised weights, with their layer's class.
     """
     check_rank(rank)
     if solver not in _ALL_SOLVERS:
         raise ValueError(f"solver={solver!r} is not known; accepted: {', '.join(map(repr, _ALL_SOLVERS))}")
+    if isinstance(num_iter, bool) or not isinstance(num_iter, int) or num_iter < 0:
+        raise ValueError(f"num_iter={num_iter!r}: a whole number of rounds is accepted")
     chosen = _chosen(module, submodules)
+    for name, part in module.named_modules():
+        if quantised(part) and (chosen is None or name in chosen):
+            raise TypeError(
+                f"{name or 'the layer'} is quantised, a {type(part).__name__}: dequantise the model before factoring it"
+            )
     root = copy.deepcopy(module) if deepcopy else module
     generator = torch.Generator().manual_seed(seed)
     factor = partial(_factored, rank=rank, rank_rule=rank_rule, solver=solver, num_iter=num_iter,
@@ -264,6 +302,7 @@ class GreenformersMethod(Method):
     def _replace(self, layer: Layer, rank: int, break_even: int) -> Replaced:
         if rank > break_even:
             return Replaced(layer.module, reason=f"rank {rank} saves nothing, the break-even rank is {break_even}")
+        require_finite(layer.matrix, layer.name)
         generator = torch.Generator().manual_seed(self.seed)
         factors = SOLVERS[self.solver](layer.matrix, rank, self.num_iter, generator)
         module = _with_factors(layer.module, factors)
@@ -278,6 +317,8 @@ def _factored(
     """The factored layer, or why it stays dense."""
     if not layer.weight.is_floating_point():
         raise TypeError(f"{name} has {layer.weight.dtype} weights: dequantise the model before factoring it")
+    if layer.weight.is_meta and solver != "random":
+        raise ValueError(f"{name} is on the meta device: load the model's weights first")
     if id(layer.weight) in tied:
         return "its weight is shared with another layer"
     if getattr(layer, "max_norm", None) is not None:
@@ -291,6 +332,7 @@ def _factored(
         return _empty(layer, found)
     if groups > 1:
         return f"it has groups={groups}, which one factorisation would mix"
+    require_finite(layer.weight.detach(), name)
     solve = partial(randomized, oversample=oversample) if solver == "randomized" else SOLVERS[solver]
     try:
         return _with_factors(layer, solve(Layer(name, layer).matrix, found, num_iter, generator))
@@ -360,10 +402,12 @@ def _leaves(
             yield name, layer
 
 
-def _chosen(module: nn.Module, submodules: Sequence[nn.Module | str] | None) -> set[str] | None:
+def _chosen(module: nn.Module, submodules: Sequence[nn.Module | str] | nn.Module | str | None) -> set[str] | None:
     """Names of the layers that are submodules, or lie in one."""
     if submodules is None:
         return None
+    if isinstance(submodules, nn.Module | str):
+        submodules = [submodules]
     names = {id(part): name for name, part in module.named_modules()}
     known = set(names.values())
     roots: list[str] = []
@@ -374,7 +418,7 @@ def _chosen(module: nn.Module, submodules: Sequence[nn.Module | str] | None) -> 
         if found == []:
             raise ValueError(f"submodules names {part!r}, which the {type(module).__name__} does not have")
         roots += [names[id(part)]] if found is None else found
-    return {name for name in known if any(name == root or name.startswith(f"{root}.") for root in roots)}
+    return {name for name in known if any(f"{name}.".startswith(f"{root}." if root else "") for root in roots)}
 
 
 def _tell(done: bool, left: dict[str, str]) -> None:

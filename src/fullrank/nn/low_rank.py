@@ -77,6 +77,11 @@ class LowRankLinear(nn.Module):
         """b, or None."""
         return self.second.bias
 
+    @property
+    def led_unit(self) -> nn.Sequential:
+        """Both maps, one behind the other, under the name that Greenformers gives them."""
+        return nn.Sequential(self.first, self.second)
+
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """B A x + b over any leading shape."""
         return self.second(self.first(x))
@@ -237,6 +242,11 @@ class LowRankConvolution(nn.Module):
     def bias(self) -> Tensor | None:
         """Bias of the output channels, or None."""
         return self.second.bias
+
+    @property
+    def ced_unit(self) -> nn.Sequential:
+        """Both convolutions, one behind the other, under the name that Greenformers gives them."""
+        return nn.Sequential(self.first, self.second)
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution over (batch, in, ...)."""
