@@ -307,3 +307,101 @@ def test_what_cannot_be_decomposed_is_left_or_refused(unchecked, caplog):
         truncate(decompose(mlp()), {"x": 1})
     with pytest.raises(ValueError, match="0: width=99"):
         truncate(decompose(mlp()), {"0": 99})
+
+
+def test_a_layer_without_components_gives_its_bias():
+    conv = MaestroConv2d(3, 5, 3, padding=1)
+    conv.shrink(1e9, min_rank=0)
+    expected = conv.bias[:, None, None].expand(2, 5, 4, 4)
+    torch.testing.assert_close(conv(torch.randn(2, 3, 4, 4)), expected)
+    conv.prune()
+    torch.testing.assert_close(conv.to_dense()(torch.randn(2, 3, 4, 4)), expected)
+    for sampler in ("single_layer", "independent", "fixed"):
+        model = decompose(mlp())
+        model[0].shrink(1e9, min_rank=0)
+        lod = LoD(model, sampler, lam=0.1, relative=True)
+        assert {name for step in range(60) for name in lod.widths(step)} <= {"2", "4"}
+        lod.loss(lambda m, x: m(x), lambda y, x: y.square().mean(), torch.randn(4, 12)).backward()
+        assert lod.step_epoch()["0"] == 0
+        assert isinstance(export(model)[0], nn.Linear)
+
+
+def test_the_sampled_network_is_taught_every_token():
+    torch.manual_seed(0)
+    model, x = decompose(nn.Sequential(nn.Linear(6, 4))), torch.randn(2, 3, 6)
+    lod = LoD(model)
+    (width,) = lod.widths(0).values()
+    total = lod.loss(lambda m, batch: m(batch), lambda y, batch: y.sum() * 0, x)
+    taught = model(x).softmax(-1)
+    model[0].width = width
+    torch.testing.assert_close(total, -(taught * model(x).log_softmax(-1)).sum(-1).mean())
+
+
+def test_what_does_not_train_still_does_not():
+    model = decompose(mlp().requires_grad_(False))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in recompose(model, only_if_smaller=False).parameters())
+
+
+def test_a_single_layer_is_returned_decomposed():
+    layer, x = nn.Linear(6, 4), torch.randn(3, 6)
+    made = decompose(layer)
+    assert isinstance(made, MaestroLinear)
+    torch.testing.assert_close(made(x), layer(x), rtol=1e-4, atol=1e-5)
+    assert list(dict(layer.named_modules())) == [""]
+
+
+def test_shared_weights_and_attention_stay_dense_with_a_warning():
+    tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    tied[1].weight = tied[0].weight
+    with pytest.warns(UserWarning, match="0, 1 stay dense: its weight is shared"):
+        decompose(tied)
+    attention = nn.ModuleDict({"mix": nn.MultiheadAttention(8, 2), "out": nn.Linear(8, 8)})
+    with pytest.warns(UserWarning, match=r"mix\.out_proj stay dense: nn\.MultiheadAttention"):
+        decompose(attention)
+    assert isinstance(attention["out"], MaestroLinear)
+
+
+def test_averaged_states_of_an_optimiser_are_sliced_too():
+    model = decompose(mlp())
+    optimizer, x = torch.optim.Adafactor(model.parameters()), torch.randn(4, 12)
+    lod = LoD(model, threshold=0.6)
+    for _ in range(2):
+        lod.loss(lambda m, batch: m(batch), lambda y, batch: y.square().mean(), x).backward()
+        optimizer.step()
+        assert lod.step_epoch(optimizer)["0"] < 12
+
+
+def test_a_budget_is_spent_where_quality_misses_it_least():
+    model = decompose(mlp())
+    x = torch.randn(32, 12)
+    expected = model(x).detach()
+    seen = []
+
+    def quality(network):
+        seen.append({name: layer.width for name, layer in maestro_layers(network).items()})
+        return float(-(network(x) - expected).square().mean())
+
+    ranks = allocate_budget(model, fraction=0.6, val_fn=quality)
+    assert all(layer.width is None for layer in maestro_layers(model).values())
+    spent = sum(
+        min(ranks[name] * (layer.inputs + layer.outputs), layer.inputs * layer.outputs)
+        for name, layer in maestro_layers(model).items()
+    )
+    assert spent <= 0.6 * sum(layer.inputs * layer.outputs for layer in maestro_layers(model).values())
+    assert seen[:3] == [{"0": 11, "2": 14, "4": 5}, {"0": 12, "2": 13, "4": 5}, {"0": 12, "2": 14, "4": 4}]
+
+
+def test_numbers_that_are_none_are_refused(unchecked):
+    model = decompose(mlp())
+    for options, message in (
+        ({"lam": float("nan")}, "lam=nan"),
+        ({"lam": "large"}, "lam='large'"),
+        ({"threshold": float("nan")}, "threshold=nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LoD(model, **options)
+    with pytest.raises(ValueError, match="threshold=nan"):
+        model[0].shrink(float("nan"))
+    with pytest.raises(ValueError, match="has no ordered components"):
+        allocate_budget(mlp(), fraction=0.5)

@@ -16,6 +16,7 @@ import bisect
 import itertools
 import logging
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -30,6 +31,8 @@ from fullrank.compress.maestro_layers import MaestroConv2d, MaestroLayer, Maestr
 
 Sampler = Literal["single_layer", "independent", "fixed"]
 _HEADS = ("lm_head", "classifier")
+_ATTENTION = "nn.MultiheadAttention reads its weight without calling it"
+_TIED = "its weight is shared with another layer"
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +47,7 @@ def decompose(
     """Put ordered components in the place of linear layers and convolutions; the model computes the same.
 
     Args:
-        model: changed in place.
+        model: changed in place; of a single layer the decomposed one is returned.
         include: names of layers, see `select_layers`; default all.
         exclude: names of layers that stay dense.
         min_size: smallest number of weights of a layer.
@@ -52,16 +55,19 @@ def decompose(
         skip_last: whether the last one does.
 
     Returns:
-        The model. Layers that cannot be decomposed (groups, shared weights, inside `nn.MultiheadAttention`) stay
-        dense; the log says which.
+        The model. Layers that cannot be decomposed stay dense: those with shared weights or inside
+        `nn.MultiheadAttention` with a warning, others (groups, padding that is no zeros) as the log says.
 
     Raises:
         ValueError: no layer is left, with the types that were seen.
         NotImplementedError: a layer with groups that `include` names.
         TypeError: a parametrised layer, such as a weight-normed one.
     """
+    if type(model) in (*LINEAR, nn.Conv2d) and not reparametrised(model):
+        return _decomposed(model)
     tied = shared_weights(model)
     found: list[tuple[str, nn.Module]] = []
+    left: dict[str, list[str]] = {_ATTENTION: [], _TIED: []}
     for name, layer in model.named_modules():
         if not isinstance(layer, (*LINEAR, nn.Conv2d)) or matches(name, exclude):
             continue
@@ -70,6 +76,8 @@ def decompose(
         if reparametrised(layer):
             raise TypeError(f"{name} is parametrised: remove the parametrisation first")
         if type(layer) not in (*LINEAR, nn.Conv2d):
+            if _in_attention(model, name):
+                left[_ATTENTION].append(name)
             continue
         found.append((name, layer))
     found = found[skip_first : len(found) - 1 if skip_last else None]
@@ -82,7 +90,13 @@ def decompose(
             continue
         if include is not None and "groups" in reason:
             raise NotImplementedError(f"{name}: {reason}; leave it out of include")
-        _log.info("%s stays dense: %s", name, reason)
+        if reason in left:
+            left[reason].append(name)
+        else:
+            _log.info("%s stays dense: %s", name, reason)
+    for reason, names in left.items():
+        if names:
+            warnings.warn(f"{', '.join(names)} stay dense: {reason}", stacklevel=2)
     if not done:
         seen = Counter(type(module).__name__ for module in model.modules())
         raise ValueError(
@@ -153,9 +167,9 @@ class LoD:
     ) -> None:
         if sampler not in get_args(Sampler):
             raise ValueError(f"sampler={sampler!r}: use one of {', '.join(map(repr, get_args(Sampler)))}")
-        if lam != "auto" and lam < 0:
-            raise ValueError(f"lam={lam}: at least 0 is needed")
-        if threshold < 0:
+        if lam != "auto" and (isinstance(lam, str) or not lam >= 0):
+            raise ValueError(f"lam={lam!r}: 'auto', or a number of at least 0, is needed")
+        if not threshold >= 0:
             raise ValueError(f"threshold={threshold}: at least 0 is needed")
         if distill and not full_pass:
             raise ValueError("distill=True needs the full network's outputs: set full_pass=True")
@@ -174,8 +188,11 @@ class LoD:
         """Widths of the layers in a step; layers that are not named are full.
 
         Every pair of layer and width comes once in as many steps as there are pairs, in an order that the seed sets.
+        Layers without components have no width to sample.
         """
-        ranks = {name: layer.rank for name, layer in self.layers.items()}
+        ranks = {name: layer.rank for name, layer in self.layers.items() if layer.rank}
+        if not ranks:
+            return {}
         if self.sampler == "fixed":
             return {name: max(1, round(rank / 4)) for name, rank in ranks.items()}
         if self.sampler == "independent":
@@ -201,7 +218,8 @@ class LoD:
         """The loss of one step: full network, sampled network, and the group lasso.
 
         Args:
-            forward: gives the outputs of the model for a batch, logits where the sampled network is taught them.
+            forward: gives the outputs of the model for a batch; where the sampled network is taught them, logits with
+                the classes on the last axis.
             loss: gives the loss of outputs and batch.
             batch: passed to both.
         """
@@ -220,7 +238,7 @@ class LoD:
         finally:
             for name in chosen:
                 self.layers[name].width = None
-        part = loss(sampled, batch) if taught is None else functional.cross_entropy(sampled, taught)
+        part = loss(sampled, batch) if taught is None else _taught_loss(sampled, taught)
         total = part if total is None else total + part
         penalty = sum((layer.group_lasso(self.hierarchical) for layer in self.layers.values()), torch.zeros(()))
         if isinstance(self.lam, str):  # "auto"
@@ -270,8 +288,10 @@ def allocate_budget(
     max_params: int | None = None,
     max_macs: int | None = None,
     fraction: float | None = None,
+    val_fn: Callable[[nn.Module], float] | None = None,
 ) -> dict[str, int]:
-    """Ranks that fit a budget, by dropping last components of least importance for their cost, one after another.
+    """Ranks that fit a budget, by dropping last components one after another: the least important one, or the one that
+    quality misses least.
 
     A layer costs what it costs when deployed: its product where that has fewer entries than its factors.
 
@@ -280,14 +300,18 @@ def allocate_budget(
         max_params: parameters of these layers, without biases.
         max_macs: multiply-adds of these layers for one sample; a forward pass must have run.
         fraction: share of the dense layers' parameters.
+        val_fn: the quality of a model, more is better; it is asked for every layer before each component is dropped.
 
     Raises:
-        ValueError: not exactly one budget, a budget that rank 1 everywhere exceeds, or no forward pass for `max_macs`.
+        ValueError: not exactly one budget, one that rank 1 everywhere exceeds, no forward pass for `max_macs`, or no
+            ordered components.
     """
     given = {"max_params": max_params, "max_macs": max_macs, "fraction": fraction}
     if sum(value is not None for value in given.values()) != 1:
         raise ValueError("give one of max_params, max_macs and fraction")
     layers = maestro_layers(model)
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no ordered components: call decompose(model) first")
     if max_macs is not None and any(layer.positions == 0 for layer in layers.values()):
         raise ValueError("max_macs needs to know how many positions each layer sees: run the model once first")
     uses = {name: layer.positions if max_macs is not None else 1 for name, layer in layers.items()}
@@ -301,7 +325,10 @@ def allocate_budget(
         candidates = [name for name in ranks if ranks[name] > 1]
         if not candidates:
             raise ValueError(f"a budget of {budget:,} is too small: rank 1 everywhere takes {spent:,}")
-        name = min(candidates, key=lambda name: importance[name][ranks[name] - 1])
+        if val_fn is None:
+            name = min(candidates, key=lambda name: importance[name][ranks[name] - 1])
+        else:
+            name = max(candidates, key=lambda name: _quality_at(model, ranks | {name: ranks[name] - 1}, val_fn))
         spent -= uses[name] * (_cost(layers[name], ranks[name]) - _cost(layers[name], ranks[name] - 1))
         ranks[name] -= 1
     return ranks
@@ -348,16 +375,34 @@ def sweep(
     return rows
 
 
+def _taught_loss(logits: Tensor, taught: Tensor) -> Tensor:
+    """The mean cross entropy of logits against probabilities, classes on the last axis."""
+    return functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), taught.reshape(-1, taught.shape[-1]))
+
+
+@torch.no_grad()
+def _quality_at(model: nn.Module, widths: Mapping[str, int], val_fn: Callable[[nn.Module], float]) -> float:
+    """The quality of a model whose layers have these widths."""
+    layers = maestro_layers(model)
+    for name, width in widths.items():
+        layers[name].width = width or None
+    try:
+        return float(val_fn(model))
+    finally:
+        for layer in layers.values():
+            layer.width = None
+
+
 def _cost(layer: MaestroLayer, rank: int) -> int:
     return min(rank * (layer.inputs + layer.outputs), layer.inputs * layer.outputs)
 
 
 def _reason(model: nn.Module, name: str, layer: Any, tied: set[int], min_size: int) -> str | None:
     """Why a layer stays dense."""
-    if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
-        return "nn.MultiheadAttention reads its weight without calling it"
+    if _in_attention(model, name):
+        return _ATTENTION
     if id(layer.weight) in tied:
-        return "its weight is shared with another layer"
+        return _TIED
     if layer.weight.numel() < min_size:
         return f"it has {layer.weight.numel()} weights, fewer than min_size={min_size}"
     if getattr(layer, "groups", 1) > 1:
@@ -365,6 +410,10 @@ def _reason(model: nn.Module, name: str, layer: Any, tied: set[int], min_size: i
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         return f"it has padding_mode={layer.padding_mode!r}"
     return None
+
+
+def _in_attention(model: nn.Module, name: str) -> bool:
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention)
 
 
 def _decomposed(layer: nn.Module) -> MaestroLayer:
@@ -381,6 +430,13 @@ def _prune_with_state(layer: MaestroLayer, optimizer: torch.optim.Optimizer) -> 
         state = optimizer.state.pop(old, None)
         if state is not None:
             optimizer.state[new] = {
-                key: value[cut].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
+                key: value[cut].clone() if isinstance(value, Tensor) and _along(value, old) else value
                 for key, value in state.items()
             }
+
+
+def _along(value: Tensor, parameter: Tensor) -> bool:
+    """Whether a part of the optimiser's state has a parameter's axes, all or but for one that it averages over."""
+    return value.ndim == parameter.ndim and all(
+        size in (1, whole) for size, whole in zip(value.shape, parameter.shape, strict=True)
+    )

@@ -8,6 +8,7 @@ components to zero, and `shrink` drops what is small for good.
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -21,6 +22,8 @@ from torch.nn import functional
 from fullrank.compress.layers import Layer
 from fullrank.compress.low_rank import low_rank_layer
 from fullrank.linalg import SVD, svd
+
+_log = logging.getLogger(__name__)
 
 
 class MaestroLayer(nn.Module, ABC):
@@ -119,11 +122,13 @@ class MaestroLayer(nn.Module, ABC):
             ValueError: a negative threshold.
             RuntimeError: the weights are not finite.
         """
-        if threshold < 0:
+        if not threshold >= 0:
             raise ValueError(f"threshold={threshold}: at least 0 is needed")
         importance = self.importance(hierarchical)
         if not bool(importance.isfinite().all()):
             raise RuntimeError("the weights are not finite: training diverged, lower the learning rate")
+        if not self.rank:
+            return 0
         limit = threshold * float(importance[0]) if relative else threshold
         keep = importance >= limit
         if int(keep.sum()) < min_rank:
@@ -152,8 +157,8 @@ class MaestroLayer(nn.Module, ABC):
         return self.U, self.Vt
 
     def smaller_dense(self) -> bool:
-        """Whether the product has no more entries than the factors in use."""
-        return self.rank * (self.inputs + self.outputs) > self.inputs * self.outputs
+        """Whether the product has fewer entries than the factors in use, or is all that is left of none."""
+        return self.rank == 0 or self.rank * (self.inputs + self.outputs) > self.inputs * self.outputs
 
     def to_low_rank(self) -> nn.Module:
         """The components in use as a `LowRankLinear` or `LowRankConv2d`."""
@@ -202,6 +207,7 @@ class MaestroLayer(nn.Module, ABC):
         if stored is not None and stored.shape[0] != self.max_rank and stored.shape[1:] == self.Vt.shape[1:]:
             self.U = nn.Parameter(self.U.new_empty(self.outputs, len(stored)), self.U.requires_grad)
             self.Vt = nn.Parameter(self.Vt.new_empty(stored.shape), self.Vt.requires_grad)
+            _log.info("%s takes the %d components of the checkpoint", prefix.removesuffix(".") or "layer", len(stored))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self.rank = int(self.get_buffer("rank_in_use"))
 
@@ -244,7 +250,7 @@ class MaestroLinear(MaestroLayer):
         if layer.bias is not None:
             with torch.no_grad():
                 made.bias.copy_(layer.bias)  # pyright: ignore[reportOptionalMemberAccess]
-        return made.train(layer.training)
+        return made.requires_grad_(weight.requires_grad).train(layer.training)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """U[:, :b] (V^T[:b] x) + bias; by the product where that has fewer entries."""
@@ -261,7 +267,7 @@ class MaestroLinear(MaestroLayer):
             dense.weight.copy_(self.weight())
             if self.bias is not None:
                 dense.bias.copy_(self.bias)
-        return dense.train(self.training)
+        return dense.requires_grad_(self.U.requires_grad).train(self.training)
 
 
 class MaestroConv2d(MaestroLayer):
@@ -321,14 +327,14 @@ class MaestroConv2d(MaestroLayer):
         if layer.bias is not None:
             with torch.no_grad():
                 made.bias.copy_(layer.bias)  # pyright: ignore[reportOptionalMemberAccess]
-        return made.train(layer.training)
+        return made.requires_grad_(weight.requires_grad).train(layer.training)
 
     def forward(self, x: Float[Tensor, "batch in rows columns"]) -> Float[Tensor, "batch out _ _"]:
         """Two convolutions, or one with their product where that has fewer entries."""
         b = self._current()
         options: Any = (self.stride, self.padding, self.dilation)
-        if b * (self.inputs + self.outputs) > self.inputs * self.outputs:
-            y = functional.conv2d(x, self._kernels(self.weight(b)), self.bias, *options)
+        if b == 0 or b * (self.inputs + self.outputs) > self.inputs * self.outputs:  # no convolution has 0 filters
+            y = functional.conv2d(x, self._kernels(self.weight(b or None)), self.bias, *options)
         else:
             first = functional.conv2d(x, self._kernels(self.Vt[:b]), None, *options)
             y = functional.conv2d(first, self.U[:, :b, None, None], self.bias)
@@ -345,7 +351,7 @@ class MaestroConv2d(MaestroLayer):
             dense.weight.copy_(self._kernels(self.weight()))
             if self.bias is not None and dense.bias is not None:
                 dense.bias.copy_(self.bias)
-        return dense.train(self.training)
+        return dense.requires_grad_(self.U.requires_grad).train(self.training)
 
     def _kernels(self, rows: Tensor) -> Tensor:
         return rows.unflatten(1, (self.in_channels, *self.kernel))
