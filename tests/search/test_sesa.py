@@ -122,6 +122,19 @@ def test_padding_changes_nothing_and_contributions_sum_to_the_score(options):
     assert torch.equal(copied(a, b), scores)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max", "last"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "none"])
+def test_padding_may_stand_anywhere(cell, pooling):
+    model = build(cell=cell, pooling=pooling)
+    tokens = batch()[1:]
+    expected = model.encode(tokens)
+    torch.testing.assert_close(model.encode(torch.nn.functional.pad(tokens, (3, 1))), expected)
+    holes = torch.tensor([1, 0, 1, 1, 0, 1], dtype=torch.bool).expand(2, 6)
+    torch.testing.assert_close(model.encode(tokens, holes), model.encode(tokens[:, [0, 2, 3, 5]]))
+    assert model.encode(tokens[:0]).shape == (0, 5)
+    assert not model.encode(tokens[:, :0]).any()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -328,11 +341,13 @@ def test_groups_are_no_negatives_and_sampling_estimates_the_loss():
     )
 
 
-def test_autocast_keeps_the_scores():
-    model = build()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores = model(batch(), batch(seed=1))
-    torch.testing.assert_close(scores.float(), model(batch(), batch(seed=1)), rtol=0.05, atol=0.2)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "none"])
+def test_autocast_keeps_the_scores(cell):
+    model = build(cell=cell)
+    for a in (batch(), batch()[1:]):  # texts of several lengths, and of one
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = model(a, batch(seed=1))
+        torch.testing.assert_close(scores.float(), model(a, batch(seed=1)), rtol=0.05, atol=0.2)
     assert model.to(torch.float64)(batch(), batch()).dtype == torch.float64
 
 

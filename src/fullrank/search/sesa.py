@@ -195,7 +195,7 @@ class SESA(nn.Module):
         """Explicit vectors v.
 
         Args:
-            texts: token ids, right-padded with 0, or texts.
+            texts: token ids, padded with 0 on either side, or texts.
             mask: which tokens there are; default those that are not 0.
             known: concepts that are known of a text, 0 or 1: added to a linear or relu vector, at least reached by a
                 sigmoid one.

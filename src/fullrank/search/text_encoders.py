@@ -104,8 +104,13 @@ class RecurrentEncoder(nn.Module):
         self, tokens: Int[Tensor, "batch tokens"], mask: Bool[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch H"]:
         """h; 0 for a text without tokens."""
+        if not tokens.numel():
+            return self.embedding.weight.new_zeros(len(tokens), self.width)
         if self.rnn is None and self.pooling == "mean" and (self.dropout.p == 0 or not self.training):
             return self._bag(tokens, mask)
+        if self.rnn is not None:  # a cell reads from the front: padding goes behind what there is
+            order = (~mask).byte().argsort(dim=1, stable=True)
+            tokens, mask = tokens.gather(1, order), mask.gather(1, order)
         embedded = self.dropout(self.embedding(tokens))
         return pooled(embedded if self.rnn is None else self._states(self.rnn, embedded, mask), mask, self.pooling)
 
@@ -118,7 +123,11 @@ class RecurrentEncoder(nn.Module):
     def _states(self, rnn: nn.RNNBase, embedded: Tensor, mask: Tensor) -> Tensor:
         lengths = mask.sum(1).clamp(min=1).cpu()
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(rnn(packed)[0], batch_first=True, total_length=mask.shape[1])[0]
+        device = embedded.device.type
+        # not every CPU has an LSTM for the types of autocast
+        with torch.autocast(device, enabled=device != "cpu" and torch.is_autocast_enabled(device)):
+            states = rnn(packed)[0]
+        return pad_packed_sequence(states, batch_first=True, total_length=mask.shape[1])[0]
 
 
 class StatesEncoder(nn.Module):
@@ -170,5 +179,5 @@ def pooled(
     if pooling == "max":
         highest = states.masked_fill(~present, -torch.inf).amax(1)
         return highest.masked_fill(~mask.any(1, keepdim=True), 0)
-    last = (mask.sum(1) - 1).clamp(min=0)
+    last = (mask * torch.arange(mask.shape[1], device=mask.device)).amax(1)
     return states[torch.arange(len(states)), last] * mask.any(1, keepdim=True)
