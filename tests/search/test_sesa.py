@@ -281,6 +281,7 @@ def test_known_concepts_and_empty_texts():
     known[1, 2] = 1
     model = build()
     torch.testing.assert_close(model.encode(batch(), known=known) - model.encode(batch()), known)
+    torch.testing.assert_close(model.encode(batch(), known=known.tolist()), model.encode(batch(), known=known))
     unsure = build(activation="sigmoid")
     assert unsure.encode(batch(), known=known)[1, 2] == 1
     empty = batch()
@@ -305,7 +306,9 @@ def test_the_factorized_head_grows():
     with pytest.raises(ValueError, match="a dense head cannot grow"):
         dense.add_concepts(["chess"])
     assert dense.concept_names == tuple(NAMES)
-    weighted = build(head="factorized", rank=2, weights=[2.0] * 5).add_concepts(["chess"])
+    single = SESA(20, ["law"], hidden=5, head="factorized", rank=1).add_concepts(["chess"])
+    assert single.encode(batch()).isfinite().all()
+    weighted = build(head="factorized", rank=2, weights=torch.full((5,), 2.0)).add_concepts(["chess"])
     assert weighted.weights.tolist() == [2.0] * 5 + [1.0]
     with pytest.raises(ValueError, match="'law' stands twice"):
         model.add_concepts(["law"])
@@ -381,12 +384,28 @@ def test_bad_calls(unchecked):
         ),
         (lambda: logistic_loss(torch.zeros(2, 2), torch.full((2, 2), torch.nan)), "no pair was logged"),
         (lambda: logistic_loss(torch.zeros(2, 2), torch.zeros(2, 3)), r"labels have shape \(2, 3\)"),
+        (lambda: logistic_loss(torch.zeros(2, 2), torch.full((2, 2), 2.0)), r"labels\[0, 0\] is 2.0; 1, 0, or NaN"),
         (lambda: Vocabulary.of(["one text"]), "no word of 1 texts"),
+        (lambda: build(sparsity=0), "sparsity=0 is not accepted"),
+        (lambda: build(head="factorized", rank=0), "rank=0 is not accepted"),
+        (lambda: build(max_length=0), "max_length=0 is not accepted"),
+        (lambda: build(latent=-1), "latent=-1 is not accepted"),
+        (lambda: build().encode(batch() + 20), r"token ids lie between 20 and \d+; 0 to 19 are known"),
+        (lambda: build().encode(batch().float()), r"token ids are torch.float32 of shape \(3, 6\)"),
+        (lambda: build().encode(batch()[0]), r"token ids are torch.int64 of shape \(6,\)"),
+        (lambda: build().encode(batch(), torch.ones(3, 5)), r"mask has shape \(3, 5\); .* \(3, 6\)"),
     ]:
         with pytest.raises(ValueError, match=words):
             make()
-    with pytest.raises(TypeError, match=r"concepts\[1\]=2 is int"):
-        SESA(9, ["a", 2])
+    spoken = SESA(None, ["a"], vocabulary=Vocabulary(["w"]))
+    for make, words in [
+        (lambda: SESA(9, ["a", 2]), r"concepts\[1\]=2 is int"),
+        (lambda: SESA(9, "ab"), "concepts='ab' is one text; a list of names"),
+        (lambda: spoken.encode("a text"), "texts='a text' is one text; a list of texts"),
+        (lambda: spoken(["a text"], [None]), r"texts\[0\]=None is NoneType; text is needed"),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            make()
     shortened = build(max_length=4)
     with pytest.warns(UserWarning, match="2 texts have more than max_length=4 tokens"):
         shortened.encode(batch())

@@ -53,7 +53,7 @@ class ConceptHead(nn.Module):
         if self.projection is None:
             raise ValueError('a dense head cannot grow: build the model with head="factorized"')
         fresh = torch.empty(count, self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device)
-        nn.init.normal_(fresh, std=float(self.weight.detach().std()))
+        nn.init.normal_(fresh, std=float(self.weight.detach().square().mean().sqrt()))
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), fresh]))
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), self.bias.new_zeros(count)]))
 

@@ -20,7 +20,7 @@ from fullrank.search.concept_head import ConceptHead
 from fullrank.search.run import at_least_one
 from fullrank.search.sesa_checkpoint import check_fits, check_order, read_checkpoint, write_checkpoint
 from fullrank.search.sesa_config import SESAConfig, checked, checked_names, checked_weights
-from fullrank.search.text_encoders import RecurrentEncoder, StatesEncoder, VectorEncoder, Vocabulary
+from fullrank.search.text_encoders import RecurrentEncoder, StatesEncoder, VectorEncoder, Vocabulary, checked_texts
 
 _LARGEST_SCALE = 4.6
 _EPS = 1e-12
@@ -120,7 +120,7 @@ class SESA(nn.Module):
         encoder_width: int | None = None,
         vocabulary: Vocabulary | None = None,
         tokenizer: Any = None,
-        weights: Sequence[float] | Literal["learned"] | None = None,
+        weights: Sequence[float] | Tensor | Literal["learned"] | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -164,14 +164,18 @@ class SESA(nn.Module):
     def hidden(
         self, texts: Int[Tensor, "batch tokens"] | Sequence[str], mask: Tensor | None = None, side: str = "a"
     ) -> tuple[Float[Tensor, "batch H"], Bool[Tensor, " batch"]]:
-        """h, and which texts have no token that is known."""
+        """h, and which texts have no token that is known. See `encode`."""
         encoder = self.encoder_b if side == "b" and self.encoder_b is not None else self.encoder
+        if not isinstance(texts, Tensor):
+            texts = checked_texts(texts)
         if isinstance(encoder, VectorEncoder):
             if isinstance(texts, Tensor):
                 raise TypeError("this SESA has an encoder of texts: give texts, not token ids")
-            return encoder(list(texts)), self._blank(texts)
+            return encoder(texts), self._blank(texts)
         if isinstance(texts, Tensor):
             tokens, present, blank = self._here(texts), texts != 0 if mask is None else mask.bool(), None
+            if present.shape != texts.shape:
+                raise ValueError(f"mask has shape {tuple(present.shape)}; that of the token ids, {tuple(texts.shape)}")
         else:
             (tokens, present), blank = self._tokenized(texts), self._blank(texts)
         tokens, present = self._cut(tokens, present)
@@ -188,7 +192,7 @@ class SESA(nn.Module):
         self,
         texts: Int[Tensor, "batch tokens"] | Sequence[str],
         mask: Tensor | None = None,
-        known: Float[Tensor, "batch K"] | None = None,
+        known: Any = None,
         side: str = "a",
         return_empty: bool = False,
     ) -> Any:
@@ -197,13 +201,15 @@ class SESA(nn.Module):
         Args:
             texts: token ids, padded with 0 on either side, or texts.
             mask: which tokens there are; default those that are not 0.
-            known: concepts that are known of a text, 0 or 1: added to a linear or relu vector, at least reached by a
-                sigmoid one.
+            known: concepts that are known of a text, (texts, concepts) of 0 or 1: added to a linear or relu vector, at
+                least reached by a sigmoid one.
             side: "a" or "b", with separate encoders.
             return_empty: also give which texts have no known token; their vector is 0.
 
         Raises:
-            ValueError: `known` has another shape, or a value that is negative or not a number.
+            ValueError: `known` has another shape, or a value that is negative or not a number; token ids that are no
+                matrix of whole numbers or beyond the vocabulary; or a mask of another shape.
+            TypeError: one text in place of several, or something that is not text.
         """
         h, empty = self.hidden(texts, mask, side)
         v = self._explicit(self.head(h), empty, known)
@@ -225,11 +231,11 @@ class SESA(nn.Module):
 
     # --- comparing -----------------------------------------------------------------------------------------------
 
-    def forward(self, a: Any, b: Any, known_a: Tensor | None = None, known_b: Tensor | None = None) -> Tensor:
+    def forward(self, a: Any, b: Any, known_a: Any = None, known_b: Any = None) -> Tensor:
         """S, (A, B): scores of every text of one side with every text of the other."""
         return self.compare(a, b, known_a, known_b).scores
 
-    def compare(self, a: Any, b: Any, known_a: Tensor | None = None, known_b: Tensor | None = None) -> Comparison:
+    def compare(self, a: Any, b: Any, known_a: Any = None, known_b: Any = None) -> Comparison:
         """Scores, and what they are made of; see `encode`."""
         first, second = self._side(a, known_a, "a"), self._side(b, known_b, "b")
         near = self.similarity(first.compared, second.compared)
@@ -238,7 +244,7 @@ class SESA(nn.Module):
             second.hidden,
         )  # fmt: skip
 
-    def compared(self, texts: Any, known: Tensor | None = None, side: str = "a") -> Float[Tensor, "batch D"]:
+    def compared(self, texts: Any, known: Any = None, side: str = "a") -> Float[Tensor, "batch D"]:
         """The vectors that `similarity` compares: v times the root of w, and behind it the free dimensions."""
         return self._side(texts, known, side).compared
 
@@ -274,8 +280,8 @@ class SESA(nn.Module):
         a: Any,
         b: Any,
         top: int = 10,
-        known_a: Tensor | None = None,
-        known_b: Tensor | None = None,
+        known_a: Any = None,
+        known_b: Any = None,
     ) -> list[list[Contribution]]:
         """The concepts that move the score of every pair (a_i, b_i) most, largest first.
 
@@ -386,7 +392,7 @@ class SESA(nn.Module):
             return StatesEncoder(encoder, width, config.pooling)
         return VectorEncoder(encoder, width)
 
-    def _explicit(self, z: Tensor, empty: Tensor, known: Tensor | None) -> Tensor:
+    def _explicit(self, z: Tensor, empty: Tensor, known: Any) -> Tensor:
         v = {"linear": lambda z: z, "sigmoid": torch.sigmoid, "relu": torch.relu}[self.config.activation](z)
         v = v.masked_fill(empty.unsqueeze(-1), 0)
         if known is not None:
@@ -397,7 +403,7 @@ class SESA(nn.Module):
         kept = v.abs().topk(self.config.sparsity, dim=-1).indices
         return v * torch.zeros_like(v).scatter(-1, kept, 1.0)
 
-    def _side(self, texts: Any, known: Tensor | None, side: str) -> _Side:
+    def _side(self, texts: Any, known: Any, side: str) -> _Side:
         h, empty = self.hidden(texts, side=side)
         z = self.head(h)
         v = self._explicit(z, empty, known)
@@ -424,6 +430,15 @@ class SESA(nn.Module):
         ]
 
     def _here(self, tokens: Tensor) -> Tensor:
+        if tokens.ndim != 2 or tokens.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"token ids are {tokens.dtype} of shape {tuple(tokens.shape)}; (texts, tokens) of whole ones are needed"
+            )
+        size = self.config.vocab_size
+        if size is not None and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
+            raise ValueError(
+                f"token ids lie between {int(tokens.min())} and {int(tokens.max())}; 0 to {size - 1} are known"
+            )
         if tokens.device != self.bias.device:
             raise ValueError(f"token ids are on {tokens.device}, the model is on {self.bias.device}: move one of them")
         return tokens
@@ -442,7 +457,8 @@ class SESA(nn.Module):
         made = made.to(self.bias.device)
         return made["input_ids"], made["attention_mask"].bool()
 
-    def _checked_known(self, known: Tensor, z: Tensor) -> Tensor:
+    def _checked_known(self, known: Any, z: Tensor) -> Tensor:
+        known = torch.as_tensor(known, device=z.device)
         if known.shape != z.shape:
             raise ValueError(f"known has shape {tuple(known.shape)}; {tuple(z.shape)}, texts by concepts, is needed")
         wrong = (~((known >= 0) & known.isfinite())).nonzero()

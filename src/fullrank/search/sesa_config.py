@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fullrank.search.concept_head import HeadKind
+from fullrank.search.run import at_least_one
 from fullrank.search.text_encoders import Cell, Pooling
 
 Activation = Literal["linear", "sigmoid", "relu"]
@@ -52,6 +53,11 @@ def checked(config: SESAConfig) -> SESAConfig:
     ):
         if getattr(config, name) not in known:
             raise ValueError(f"{name}={getattr(config, name)!r} is not known; accepted: {', '.join(known)}")
+    for name in ("embedding", "hidden", "rank", "sparsity", "max_length"):
+        if getattr(config, name) is not None:
+            at_least_one(getattr(config, name), name)
+    if config.latent < 0:
+        raise ValueError(f"latent={config.latent} is not accepted; 0 or more free dimensions")
     return config
 
 
@@ -60,8 +66,10 @@ def checked_names(concepts: Iterable[Any]) -> list[str]:
 
     Raises:
         ValueError: there is none, or one stands twice.
-        TypeError: one is not text.
+        TypeError: one is not text, or all are one text.
     """
+    if isinstance(concepts, str):
+        raise TypeError(f"concepts={concepts!r} is one text; a list of names is needed")
     names = list(concepts)
     if not names:
         raise ValueError("concepts=[] names no axis; give at least one concept")
@@ -76,13 +84,13 @@ def checked_names(concepts: Iterable[Any]) -> list[str]:
     return names
 
 
-def checked_weights(weights: Sequence[float], count: int) -> Tensor:
+def checked_weights(weights: Sequence[float] | Tensor, count: int) -> Tensor:
     """Weights of so many concepts.
 
     Raises:
         ValueError: another number of them, or one that is negative or not finite.
     """
-    given = torch.tensor(weights, dtype=torch.float32)
+    given = torch.as_tensor(weights, dtype=torch.float32).detach().clone()
     if given.shape != (count,):
         raise ValueError(f"weights have shape {tuple(given.shape)}; ({count},), one for each concept, is needed")
     wrong = (~((given >= 0) & given.isfinite())).nonzero().flatten()

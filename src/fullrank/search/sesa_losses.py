@@ -116,7 +116,7 @@ def logistic_loss(
         same: pairs of one group, which count as not logged off the diagonal, without labels.
 
     Raises:
-        ValueError: labels of another shape, or none.
+        ValueError: labels of another shape, outside [0, 1], or none.
     """
     if labels is None:
         labels = torch.eye(*scores.shape, dtype=scores.dtype, device=scores.device)
@@ -127,6 +127,10 @@ def logistic_loss(
     logged = ~labels.isnan()
     if not logged.any():
         raise ValueError("labels are all NaN: no pair was logged")
+    wrong = (logged & ((labels < 0) | (labels > 1))).nonzero()
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise ValueError(f"labels[{row}, {column}] is {float(labels[row, column])}; 1, 0, or NaN without a log entry")
     return functional.binary_cross_entropy_with_logits(scores[logged], labels[logged].to(scores.dtype))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -62,6 +62,21 @@ class Vocabulary:
         for place, row in enumerate(rows):
             tokens[place, : len(row)] = torch.tensor(row, dtype=torch.long)
         return tokens
+
+
+def checked_texts(texts: Iterable[Any]) -> list[str]:
+    """The texts, as a list.
+
+    Raises:
+        TypeError: one text in place of several, or something that is not text.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"texts={texts[:40]!r} is one text; a list of texts is needed")
+    found = list(texts)
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{place}]={text!r} is {type(text).__name__}; text is needed")
+    return found
 
 
 def words_of(text: str) -> list[str]:
@@ -166,7 +181,8 @@ class VectorEncoder(nn.Module):
     def forward(self, texts: list[str]) -> Float[Tensor, "batch H"]:
         """Vectors of texts."""
         place: Any = self.place
-        return torch.as_tensor(self._encoder[0].encode(texts)).detach().to(place.device, place.dtype)
+        vectors = torch.as_tensor(self._encoder[0].encode(texts)).reshape(len(texts), self.width)
+        return vectors.detach().to(place.device, place.dtype)
 
 
 def pooled(
