@@ -56,6 +56,7 @@ def test_it_matches_and_says_why():
     assert scores.shape == (1, 2)
     rows = matcher.explain("weld steel", "forge", top=99)
     assert len(rows) == 3
+    assert matcher.explain(["weld", "steel"], ["forge"], top=99) == rows
     ranking = matcher.rerank("judge", [Document("x", "piano song"), Document("y", "court trial")])
     assert ranking.documents[0].id == "y"
     assert isinstance(matcher, Reranker)
@@ -90,6 +91,10 @@ def test_explicit_semantic_analysis():
     assert ESA(CONCEPTS, top=1).fit(texts).transform(["judge song song"])[0].nnz == 1
     a, _, kinds, targets = pairs()
     tagged = ESA(CONCEPTS).fit(a, targets)
+    named = ESA(np.array(CONCEPTS)).fit(a, sparse.csr_matrix(targets))
+    assert (named.transform(texts) != tagged.transform(texts)).nnz == 0
+    assert named.get_feature_names_out().tolist() == CONCEPTS
+    assert named.transform([]).shape == (0, 3)
     assert (tagged.transform(a).toarray().argmax(1) == kinds).mean() > 0.95
     assert clone(tagged).get_params() == tagged.get_params()
 
@@ -173,6 +178,25 @@ def test_ranking_is_explained_and_ties_keep_their_order(matcher, tmp_path):
 def test_it_encodes_for_retrieval(matcher):
     index = DenseRetriever(matcher).build([Document("x", "piano song"), Document("z", "court trial")])
     assert index.search("judge", 1).ranking("0")[0][0] == "z"
+
+
+def test_short_explanations_are_rewarded_without_a_ranking_loss():
+    a, b, _, targets = pairs(20)
+    free, small = (
+        SESAMatcher(CONCEPTS, min_count=1, epochs=20, rank_weight=0.0, l1=l1).fit(a, b, concepts_a=targets)
+        for l1 in (0.0, 3.0)
+    )
+    assert np.abs(small.transform(a)).mean() < 0.5 * np.abs(free.transform(a)).mean()
+
+
+def test_a_pair_that_is_left_over_is_left_out():
+    a, b, _, _ = pairs(5)
+    for loss in ("softmax", "hinge"):
+        fitted = [
+            SESAMatcher(CONCEPTS, min_count=1, epochs=1, batch_size=4, rank_loss=loss).fit(a, b, y)
+            for y in (None, [1] * 5)
+        ]
+        assert fitted[0].losses_ == fitted[1].losses_
 
 
 def test_it_learns_from_clicks():
@@ -281,6 +305,15 @@ def test_bad_calls(unchecked):
         ),
         (lambda: fit().rank(a, []), "candidate_texts="),
         (lambda: fit().rank(a, b, k=0), "k=0"),
+        (lambda: fit(batch_size=0), "batch_size=0 is not accepted"),
+        (lambda: fit(batch_size=1), 'batch_size=1 of 4 pairs.*rank_loss="logistic"'),
+        (lambda: fit(batch_size=1, y=[1, 1, 1, 1]), "batch_size=1 of 4 pairs"),
+        (lambda: fit(lam=-1.0), "lam=-1.0 is not accepted"),
+        (lambda: fit(rank_weight=-1.0), "rank_weight=-1.0 is not accepted"),
+        (lambda: fit(l1=-1.0), "l1=-1.0 is not accepted"),
+        (lambda: fit(negatives=0), "negatives=0 is not accepted"),
+        (lambda: fit().score(a, b[:2]), "4 and 2 texts"),
+        (lambda: fit().calibrate(a, b[:2], [1, 0, 1, 0]), "4 and 2 texts"),
         (lambda: ESA(top=0).fit(a), "top=0"),
         (lambda: ESA().fit([]), r"texts=\[\]"),
         (lambda: ESA(["one"]).fit(a), "1 names for 4 concepts"),
@@ -292,3 +325,7 @@ def test_bad_calls(unchecked):
         SESAMatcher(CONCEPTS).fit(a[:2], ["one", 3])
     with pytest.raises(TypeError, match="texts_a is one text"):
         SESAMatcher(CONCEPTS).fit("one text", b)
+    with pytest.raises(TypeError, match="query_texts is one text"):
+        fit().rank("one text", b)
+    with pytest.raises(TypeError, match="candidate_texts is one text"):
+        fit().rank(a, "one text")

@@ -24,7 +24,12 @@ class ESA(TransformerMixin, BaseEstimator):
         max_features: words that are counted.
     """
 
-    def __init__(self, concepts: Sequence[str] | None = None, top: int | None = None, max_features: int | None = None):
+    def __init__(
+        self,
+        concepts: Sequence[str] | np.ndarray | None = None,
+        top: int | None = None,
+        max_features: int | None = None,
+    ) -> None:
         self.concepts = concepts
         self.top = top
         self.max_features = max_features
@@ -39,8 +44,8 @@ class ESA(TransformerMixin, BaseEstimator):
 
         Args:
             texts: one of every concept; or any number of tagged texts.
-            weights: (texts, concepts): how much each text is about each concept; a concept is the weighted mean of its
-                texts. Without, every text is a concept.
+            weights: (texts, concepts), dense or sparse: how much each text is about each concept; a concept is the
+                weighted mean of its texts. Without, every text is a concept.
 
         Raises:
             ValueError: no texts, weights of another shape, another number of names than of concepts, or `top` below 1.
@@ -52,8 +57,8 @@ class ESA(TransformerMixin, BaseEstimator):
         self.vectorizer_ = TfidfVectorizer(max_features=self.max_features, sublinear_tf=True, stop_words="english")
         vectors: Any = self.vectorizer_.fit_transform(texts)
         if weights is not None:
-            W = np.asarray(weights, dtype=np.float64)
-            if W.ndim != 2 or len(W) != len(texts):
+            W: Any = weights if sparse.issparse(weights) else np.asarray(weights, dtype=np.float64)
+            if W.ndim != 2 or W.shape[0] != len(texts):
                 raise ValueError(f"weights have shape {W.shape}; ({len(texts)}, concepts) is needed")
             vectors = sparse.csr_matrix(W.T) @ vectors
         self.centroids_: Any = normalize(vectors)
@@ -64,6 +69,8 @@ class ESA(TransformerMixin, BaseEstimator):
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """Texts as concepts, (texts, concepts), sparse."""
         check_is_fitted(self, "centroids_")
+        if not len(texts):
+            return sparse.csr_matrix((0, self.centroids_.shape[0]))
         found: Any = self.vectorizer_.transform(texts) @ self.centroids_.T
         found = sparse.csr_matrix(found)
         return found if self.top is None else _largest(found, self.top)
@@ -71,7 +78,8 @@ class ESA(TransformerMixin, BaseEstimator):
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the concepts."""
         check_is_fitted(self, "centroids_")
-        names = self.concepts or [f"concept{k}" for k in range(self.centroids_.shape[0])]
+        every = range(self.centroids_.shape[0])
+        names = [f"concept{k}" for k in every] if self.concepts is None else self.concepts
         return np.array(names, dtype=object)
 
 

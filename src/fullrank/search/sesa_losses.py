@@ -79,10 +79,7 @@ class SESALoss(nn.Module):
         loss = self._rank(comparison, labels, group_ids)
         if self.concept is not None and targets is not None:
             loss = loss + self.lam * concept_loss(comparison.logits_a, targets, observed, self.concept, self.unlisted)
-        if self.l1:
-            size = comparison.explicit_a.abs().mean() + comparison.explicit_b.abs().mean()
-            loss = loss + self.l1 * size
-        return loss
+        return loss + self.l1 * mean_size(comparison) if self.l1 else loss
 
     def _rank(self, comparison: Comparison, labels: Tensor | None, group_ids: Tensor | None) -> Tensor:
         same = None if group_ids is None else group_ids.unsqueeze(0) == group_ids.unsqueeze(1)
@@ -91,6 +88,11 @@ class SESALoss(nn.Module):
         if self.rank == "softmax":
             return softmax_loss(comparison.scores, same)
         return hinge_loss(comparison.cosine, self.margin, same)
+
+
+def mean_size(comparison: Comparison) -> Float[Tensor, ""]:
+    """Mean absolute value of the explicit vectors, of one side and of the other."""
+    return comparison.explicit_a.abs().mean() + comparison.explicit_b.abs().mean()
 
 
 def softmax_loss(scores: Float[Tensor, "batch batch"], same: Bool[Tensor, "batch batch"] | None = None) -> Tensor:

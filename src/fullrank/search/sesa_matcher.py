@@ -222,7 +222,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
     def score(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> float:
         """Mean reciprocal rank of every text's partner among `texts_b`, for searches over settings."""
         check_is_fitted(self, "model_")
-        return reciprocal_rank(self._scores(texts_a, texts_b))
+        first, second = self._partners(texts_a, texts_b)
+        return reciprocal_rank(first @ second.mT)
 
     def calibrate(self, texts_a: Iterable[Text], texts_b: Iterable[Text], y: Any) -> SESAMatcher:
         """Learn from further labelled pairs how probable a match is at a score (Platt scaling): `match_probability`.
@@ -231,7 +232,7 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             ValueError: labels of one kind only.
         """
         check_is_fitted(self, "model_")
-        if len(np.unique(y)) < 2:
+        if len(np.unique(np.asarray(y))) < 2:
             raise ValueError("y has labels of one kind only: pairs that match and pairs that do not are needed")
         self.calibration_ = LogisticRegression(C=1e6).fit(self._pair_scores(texts_a, texts_b)[:, None], y)
         return self
@@ -275,7 +276,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             ValueError: no candidates, or k below 1.
         """
         check_is_fitted(self, "model_")
-        query_texts, candidate_texts = list(query_texts), list(candidate_texts)
+        query_texts = _all_of(query_texts, "query_texts")
+        candidate_texts = _all_of(candidate_texts, "candidate_texts")
         if not candidate_texts:
             raise ValueError("candidate_texts=[] leaves nothing to rank; give at least one")
         if k is not None:
@@ -295,7 +297,7 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
         return self.calibration_.predict_proba(self._pair_scores(texts_a, texts_b)[:, None])[:, 1]
 
     def explain(
-        self, text_a: str, text_b: str, top: int = 10, known_a: Any = None, known_b: Any = None
+        self, text_a: Text, text_b: Text, top: int = 10, known_a: Any = None, known_b: Any = None
     ) -> list[Contribution]:
         """The concepts that move the score of a pair most; all of them sum to the score less `model_.bias`."""
         check_is_fitted(self, "model_")
@@ -303,7 +305,7 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             None if given is None else self._known([given], 1, name)
             for name, given in (("known_a", known_a), ("known_b", known_b))
         ]
-        return self.model_.explain([text_a], [text_b], top, *known)[0]
+        return self.model_.explain([joined(text_a)], [joined(text_b)], top, *known)[0]
 
     def rerank(self, query: str, documents: Sequence[Document]) -> Ranking:
         """See `Reranker.rerank`; what moved each score says `explain`."""
@@ -441,8 +443,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
     def _objective(self) -> Objective:
         kind: Any = self.rank_loss
         return Objective(
-            SESALoss(kind, l1=self.l1, margin=self.margin), self.rank_weight, self.lam,
-            "mse" if self.standardize else "bce", self.unlisted, self.negatives,
+            SESALoss(kind, margin=self.margin), self.rank_weight, self.lam,
+            "mse" if self.standardize else "bce", self.unlisted, self.negatives, self.l1,
         )  # fmt: skip
 
     def _known(self, given: Any, count: int, name: str) -> torch.Tensor | None:
@@ -457,11 +459,16 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
         found = in_batches(compared, given, self.batch_size, self._known(known, len(given), name))
         return (unit(found) if self.model_.config.similarity == "cosine" else found).float().cpu()
 
-    def _scores(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> torch.Tensor:
-        return self._vectors(texts_a, "a") @ self._vectors(texts_b, "b").mT
+    def _partners(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors of both sides of pairs."""
+        first, second = self._vectors(texts_a, "a"), self._vectors(texts_b, "b")
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} and {len(second)} texts; as many of each side are needed")
+        return first, second
 
     def _pair_scores(self, texts_a: Iterable[Text], texts_b: Iterable[Text]) -> np.ndarray:
-        near = (self._vectors(texts_a, "a") * self._vectors(texts_b, "b")).sum(1)
+        first, second = self._partners(texts_a, texts_b)
+        near = (first * second).sum(1)
         with torch.inference_mode():
             return self.model_.score(near.to(self.model_.bias.device)).cpu().numpy()
 

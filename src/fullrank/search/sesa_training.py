@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fullrank.search.run import at_least_one
 from fullrank.search.sesa import SESA, Comparison
-from fullrank.search.sesa_losses import SESALoss, concept_loss, sampled_concept_loss
+from fullrank.search.sesa_losses import SESALoss, concept_loss, mean_size, sampled_concept_loss
 
 Text = str | list[str] | tuple[str, ...]
 Targets = Tensor | list[list[int]]
@@ -62,7 +63,7 @@ class Epochs:
 
 
 class Objective:
-    """rank_weight L_rank + lam L_concept of a batch.
+    """rank_weight L_rank + lam L_concept + l1 |v|_1 of a batch.
 
     Args:
         rank_loss: of the pairs.
@@ -71,13 +72,33 @@ class Objective:
         kind: "mse" of targets as deviations from each concept's mean, or "bce".
         unlisted: omega, see `SESALoss`.
         negatives: unlisted concepts for every listed one, where targets are lists.
+        l1: weight of the explicit values' size.
+
+    Raises:
+        ValueError: a negative weight, or less than one unlisted concept.
     """
 
     def __init__(
-        self, rank_loss: SESALoss, rank_weight: float, lam: float, kind: Any, unlisted: float, negatives: int | None
+        self,
+        rank_loss: SESALoss,
+        rank_weight: float,
+        lam: float,
+        kind: Any,
+        unlisted: float,
+        negatives: int | None,
+        l1: float,
     ) -> None:
-        self.rank_loss, self.rank_weight, self.lam = rank_loss, rank_weight, lam
+        for name, value in (("rank_weight", rank_weight), ("lam", lam), ("unlisted", unlisted), ("l1", l1)):
+            if not value >= 0:
+                raise ValueError(f"{name}={value} is not accepted; it is 0 or more")
+        if negatives is not None:
+            at_least_one(negatives, "negatives")
+        self.rank_loss, self.rank_weight, self.lam, self.l1 = rank_loss, rank_weight, lam, l1
         self.kind, self.unlisted, self.negatives = kind, unlisted, negatives
+
+    def needs_company(self, pairs: Pairs) -> bool:
+        """Whether the negatives of a pair are the other pairs of its batch."""
+        return pairs.labels is None or self.rank_loss.rank != "logistic"
 
     def __call__(self, model: SESA, comparison: Comparison, pairs: Pairs) -> Tensor:
         """The loss."""
@@ -86,7 +107,8 @@ class Objective:
             labels = torch.full_like(comparison.scores, torch.nan)
             labels.diagonal().copy_(pairs.labels)
         ranked = self.rank_loss(comparison, labels=labels, group_ids=pairs.groups)
-        return self.rank_weight * ranked + self._concepts(model, comparison, pairs)
+        loss = self.rank_weight * ranked + self._concepts(model, comparison, pairs)
+        return loss + self.l1 * mean_size(comparison) if self.l1 else loss
 
     def _concepts(self, model: SESA, comparison: Comparison, pairs: Pairs) -> Tensor | float:
         """lambda times the mean concept loss of the sides that have targets."""
@@ -120,7 +142,16 @@ def train(
 
     Returns:
         The mean loss of every epoch; and, of every epoch, MRR and fidelity over the pairs held out.
+
+    Raises:
+        ValueError: a batch of one pair where the batch gives the negatives.
     """
+    at_least_one(plan.batch_size, "batch_size")
+    if objective.needs_company(pairs) and min(plan.batch_size, len(pairs)) < 2:
+        raise ValueError(
+            f"batch_size={plan.batch_size} of {len(pairs)} pairs: a pair finds its negatives in a batch of at least 2; "
+            'give a larger batch and more pairs, or rank_loss="logistic" with labels y'
+        )
     optimizer = torch.optim.Adam(model.parameters(), lr=plan.lr)
     losses: list[float] = []
     chosen = _Best(plan.patience, plan.fidelity_floor)
@@ -190,7 +221,7 @@ def _epoch(
 ) -> float:
     total, seen = 0.0, 0
     for rows in torch.randperm(len(pairs)).split(plan.batch_size):
-        if len(rows) < 2 and pairs.labels is None:
+        if len(rows) < 2 and objective.needs_company(pairs):
             continue  # a pair alone has no negatives
         batch = pairs.take(rows)
         a, b = ([_drawn(text, plan.sentences, rng) for text in side] for side in batch.texts)
