@@ -220,13 +220,17 @@ def test_gradients_half_precision_and_silent_batches(name):
     assert scores.grad.isfinite().all()
     half = MAKERS[name]()(scores.detach().half(), clicks)
     assert half.dtype == torch.float32
+    quiet = torch.randn(3, 5, requires_grad=True)
+    made = MAKERS[name]()
+    loss = made(quiet, torch.zeros(3, 5))
+    loss.backward()
+    assert loss.isfinite()
     if name in ("naive", "ips", "dla", "pairdebias"):
-        quiet = torch.randn(3, 5, requires_grad=True)
-        made = MAKERS[name]()
-        loss = made(quiet, torch.zeros(3, 5))
-        loss.backward()
-        assert loss.isfinite()
-        assert quiet.grad.abs().max() <= 1 if name != "pairdebias" else loss == 0
+        assert loss == 0
+        assert not quiet.grad.any()
+        assert not any(parameter.grad.any() for parameter in made.parameters())
+    for shape in ((0, 5), (2, 0)):
+        assert MAKERS[name]()(torch.zeros(shape), torch.zeros(shape)) == 0
     assert MAKERS[name]().state_dict().keys() == MAKERS[name]().state_dict().keys()
 
 
@@ -281,7 +285,21 @@ def test_simulated_rates(behaviour, eta):
         (lambda: Naive()(torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([[True, False]])), "no document"),
         (lambda: Naive()(torch.zeros(1, 2), torch.ones(1, 2), positions=torch.tensor([[0, 1]])), "they count from 1"),
         (lambda: Naive("hinge"), "loss='hinge' is not known; accepted: softmax, sigmoid"),
+        (lambda: Naive()(torch.zeros(3), torch.full((3,), 0.5)), "clicks[0] is 0.5; a click is 0 or 1"),
+        (lambda: Naive()(torch.zeros(3), torch.zeros(3)), "(lists, ranks) each is needed"),
+        (
+            lambda: Naive()(torch.zeros(1, 2), torch.zeros(1, 2), positions=torch.tensor([[1, torch.nan]])),
+            "positions hold nan; they are whole numbers from 1",
+        ),
         (lambda: IPS([1, 0]), "propensities[1] is 0.0"),
+        (lambda: IPS([0, 0.5]), "propensities[0] is 0.0"),
+        (lambda: IPS([-1, -0.5]), "propensities[0] is -1.0"),
+        (lambda: IPS([2, 1]), "propensities[0] is 2.0"),
+        (lambda: IPS([1, 0.5], clip=0), "clip=0 is not accepted"),
+        (lambda: DLA(3, clip=-1), "clip=-1 is not accepted"),
+        (lambda: RegressionEM(3, step_size=2.0), "step_size=2.0 is not accepted"),
+        (lambda: PairDebias(3, step_size=-0.1), "step_size=-0.1 is not accepted"),
+        (lambda: PairDebias(3, p=float("nan")), "p=nan"),
         (lambda: IPS([0.5, 1]), "propensities[1] is 2.0"),
         (lambda: IPS([1, float("nan")]), "propensities[1] is nan"),
         (lambda: IPS([]), "propensities=[]"),

@@ -1,6 +1,7 @@
 """Losses over ranked lists with clicks: scores s, clicks c, weights w, mask m, each (lists, ranks).
 
-All are computed in float32 at least, and a batch without clicks has a loss of 0 with a gradient of 0.
+All are computed in float32 at least. A batch without clicks tells the losses of lists and of pairs nothing: they are 0
+with a gradient of 0. To the losses of single documents, every document without a click is a negative one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def softmax_loss(
         labels: c; any number of at least 0.
         weights: w; default 1.
         mask: where there is a document; default everywhere.
-        eps: added to every label.
+        eps: added to every label; where all labels are 0 the loss is 0 in spite of it.
 
     Raises:
         ValueError: shapes that differ, labels that are negative or clicked where there is no document.
@@ -37,6 +38,7 @@ def softmax_loss(
     s, c, m = checked(scores, labels, mask)
     a = torch.where(m, (c + eps) * (1.0 if weights is None else weights.detach().to(s.dtype)), 0)
     logs = torch.where(m, s.masked_fill(~m, -torch.inf).log_softmax(-1), 0)
+    a = torch.where((c > 0).any(), a, 0)
     total = a.sum()
     return -(a * logs).sum() / torch.where(total > 0, total, 1)
 
@@ -48,7 +50,7 @@ def sigmoid_loss(
     s, c, m = checked(scores, labels, mask)
     losses = functional.binary_cross_entropy_with_logits(s, c, reduction="none")
     w = 1.0 if weights is None else weights.detach().to(s.dtype)
-    return torch.where(m, w * losses, 0).sum(-1).mean()
+    return torch.where(m, w * losses, 0).sum() / max(len(s), 1)
 
 
 def ips_pointwise(
@@ -65,7 +67,7 @@ def ips_pointwise(
     s, c, m = checked(scores, clicks, mask)
     wanted = c * weights.detach().to(s.dtype)
     losses = -wanted * functional.logsigmoid(s) - (1 - wanted) * functional.logsigmoid(-s)
-    return torch.where(m, losses, 0).sum(-1).mean()
+    return torch.where(m, losses, 0).sum() / max(len(s), 1)
 
 
 def pairwise_softplus(
@@ -138,5 +140,5 @@ def check_clicks(clicks: Tensor) -> None:
     """Raise ValueError for what is neither 0 nor 1."""
     wrong = ((clicks != 0) & (clicks != 1)).nonzero()
     if len(wrong):
-        row, column = wrong[0].tolist()
-        raise ValueError(f"clicks[{row}, {column}] is {float(clicks[row, column])}; a click is 0 or 1")
+        place = wrong[0].tolist()
+        raise ValueError(f"clicks{place} is {float(clicks[tuple(place)])}; a click is 0 or 1")

@@ -60,7 +60,7 @@ class Objective(nn.Module):
 
         Raises:
             ValueError: shapes that differ, clicks that are neither 0 nor 1 or lie where there is no document, or a
-                position below 1.
+                position that is no whole number from 1 on.
         """
         check_clicks(clicks)
         return self.loss(scores, clicks, mask, self._places(scores, positions))
@@ -78,6 +78,9 @@ class Objective(nn.Module):
             places = torch.arange(scores.shape[-1], device=scores.device).expand(scores.shape)
         elif positions.shape != scores.shape:
             raise ValueError(f"positions have shape {tuple(positions.shape)}; {tuple(scores.shape)} is needed")
+        elif positions.is_floating_point() and not bool((positions == positions.floor()).all()):
+            wrong = positions[positions != positions.floor()][0]
+            raise ValueError(f"positions hold {float(wrong)}; they are whole numbers from 1")
         else:
             places = positions.long() - 1
         if places.numel() and int(places.min()) < 0:
@@ -121,7 +124,7 @@ class IPS(Objective):
             does; it only stresses ranks and corrects nothing.
 
     Raises:
-        ValueError: a propensity that is 0 or less, above 1, or not a number.
+        ValueError: a propensity that is 0 or less, above 1 or above the first, or not a number; or a clip of 0 or less.
     """
 
     def __init__(
@@ -135,16 +138,17 @@ class IPS(Objective):
         super().__init__(len(e) or None)
         if not len(e):
             raise ValueError("propensities=[] has none; one for every position is needed")
-        e = e / e[0]
-        wrong = (~((e > 0) & (e <= 1 + 1e-6))).nonzero().flatten()
-        if len(wrong):
-            place = int(wrong[0])
-            raise ValueError(
-                f"propensities[{place}] is {float(e[place])} of the first; each lies in (0, 1]: those of "
-                "estimate_propensities do"
-            )
-        self.register_buffer("examination", e)
+        for values, of_the_first in ((e, ""), (e / e[0], " of the first")):
+            wrong = (~((values > 0) & (values <= 1 + 1e-6))).nonzero().flatten()
+            if len(wrong):
+                place = int(wrong[0])
+                raise ValueError(
+                    f"propensities[{place}] is {float(values[place])}{of_the_first}; each lies in (0, 1]: those of "
+                    "estimate_propensities do"
+                )
+        self.register_buffer("examination", e / e[0])
         _list_loss(loss)
+        _check_clip(clip)
         self.kind, self.clip, self.weight_nonclicked = loss, clip, weight_nonclicked
 
     def loss(self, scores: Tensor, clicks: Tensor, mask: Tensor | None, places: Tensor) -> Tensor:
@@ -197,6 +201,7 @@ class DLA(Objective):
         if logits_to_prob not in get_args(ToProbability):
             raise ValueError(f"logits_to_prob={logits_to_prob!r} is not known; accepted: softmax, sigmoid")
         self._loss = _list_loss(loss)
+        _check_clip(clip)
         self.clip, self.logits_to_prob = clip, logits_to_prob
         self.logits = nn.Parameter(torch.zeros(list_size))
         self.shift = nn.Parameter(torch.zeros(1)) if elu else None
@@ -214,6 +219,8 @@ class DLA(Objective):
 
     def relative(self, logits: Tensor, mask: Tensor, places: Tensor) -> Float[Tensor, "lists ranks"]:
         """P_1 / P_k, with the document that was shown first; without gradient."""
+        if not logits.numel():
+            return logits.detach()
         logits = logits.detach()
         if self.logits_to_prob == "softmax":
             p = logits.masked_fill(~mask, -torch.inf).softmax(-1)
@@ -259,6 +266,7 @@ class RegressionEM(Objective):
         super().__init__(list_size)
         if not 0 < init < 1:
             raise ValueError(f"init={init} is not accepted; it lies between 0 and 1")
+        _check_step_size(step_size)
         self.step_size, self.soft, self.generator = step_size, soft, generator
         self.register_buffer("theta", torch.full((list_size,), float(init)))
 
@@ -326,8 +334,9 @@ class PairDebias(Objective):
         lambdas: bool = False,
     ) -> None:
         super().__init__(list_size)
-        if p < 0:
+        if not p >= 0:
             raise ValueError(f"p={p} is not accepted; it is 0 or more")
+        _check_step_size(step_size)
         self.p, self.step_size, self.running, self.lambdas = p, step_size, running, lambdas
         for name in ("t_plus", "t_minus"):
             self.register_buffer(name, torch.ones(list_size))
@@ -449,6 +458,16 @@ def make_objective(
     if name == "ips" and propensities is None:
         raise ValueError("objective='ips' needs propensities; estimate_propensities estimates them from a log")
     return OBJECTIVES[name](list_size, propensities, options)
+
+
+def _check_clip(clip: float | int | None) -> None:
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip={clip} is not accepted; a largest weight above 0, or None for no limit")
+
+
+def _check_step_size(step_size: float | int) -> None:
+    if not 0 <= step_size <= 1:
+        raise ValueError(f"step_size={step_size} is not accepted; a share from 0 to 1")
 
 
 def _list_loss(name: str) -> Any:
