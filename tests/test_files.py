@@ -3,7 +3,9 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,3 +69,14 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path, number):
     file = write_json(tmp_path / "a.json", {"a": [number, 1.5], 2: (number,)})
     assert json.loads(file.read_text()) == {"a": [None, 1.5], "2": [None]}
     assert file.read_text().endswith("}\n")
+
+
+def test_numbers_of_numpy_are_written_as_numbers():
+    written = {
+        "rate": np.float32(0.5),
+        "seed": np.int64(3),
+        "on": np.True_,
+        "none": np.float32("nan"),
+        "t": torch.tensor(2),
+    }
+    assert json.loads(to_json(written)) == {"rate": 0.5, "seed": 3, "on": True, "none": None, "t": 2}

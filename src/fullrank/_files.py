@@ -56,11 +56,13 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:
-    """Strict JSON text: numbers that JSON does not know (NaN, infinity) become null."""
+    """Strict JSON text: numbers that JSON does not know (NaN, infinity) become null, those of NumPy plain ones."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False, default=str)
 
 
 def _finite(value: Any) -> Any:
+    if getattr(value, "ndim", None) == 0:  # a number of NumPy, or a tensor of one
+        value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -31,6 +31,7 @@ def test_it_learns_what_was_clicked(objective, tmp_path):
     ranker = clone(LightGBMRanker(objective, PROPENSITIES, trees=15, lr=0.2, leaves=7)).fit(X, clicks, qid)
     assert ranker.score(X, grades, qid) > 0.85
     again = LightGBMRanker.load(ranker.save(tmp_path / "ranker"))
+    assert again.get_params() | {"propensities": PROPENSITIES} == ranker.get_params()
     np.testing.assert_array_equal(again.predict(X), ranker.predict(X))
     np.testing.assert_array_equal(clone(ranker).fit(X, clicks, qid).predict(X), ranker.predict(X))
 
@@ -112,4 +113,7 @@ def test_bad_calls(tmp_path):
         ULTRRanker.load(trees)
     (trees / "trees.txt").write_text("no trees")
     with pytest.raises(ValueError, match="is damaged"):
+        LightGBMRanker.load(trees)
+    (trees / "trees.txt").unlink()
+    with pytest.raises(ValueError, match=r"trees\.txt is damaged"):
         LightGBMRanker.load(trees)

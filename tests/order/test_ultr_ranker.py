@@ -40,6 +40,15 @@ def test_it_is_an_estimator(tmp_path):
     order = np.random.default_rng(0).permutation(len(X))
     shuffled = clone(ranker).fit(X[order], clicks[order], qid[order], positions=places_within(qid)[order] + 1)
     assert np.allclose(shuffled.predict(X), scores, atol=1e-5)
+    assert again.get_params() == ranker.get_params()
+    for objective in ("ips", "dla", "rem", "pairdebias", "two-tower"):
+        e = [1, 0.8, 0.5, 0.4, 0.3, 0.2] if objective == "ips" else None
+        ranker = ULTRRanker(objective, propensities=e, lr=0.5, list_size=6).fit(X, clicks, qid)
+        again = ULTRRanker.load(ranker.save(tmp_path / objective))
+        assert again.objective == objective
+        assert (again.lr, again.list_size) == (0.5, 6)
+        assert again.objective_.propensities().tolist() == ranker.objective_.propensities().tolist()
+        assert np.array_equal(again.fit(X, clicks, qid).predict(X), ranker.predict(X))
     own = ULTRRanker("dla", nn.Linear(5, 1)).fit(X, clicks, qid)
     own.save(tmp_path / "own")
     with pytest.raises(ValueError, match=r"load\(folder, scorer=...\)"):
@@ -95,3 +104,9 @@ def test_bad_calls(tmp_path, unchecked):
     (tmp_path / "ranker.json").write_text("[]")
     with pytest.raises(ValueError, match="is damaged"):
         ULTRRanker.load(tmp_path)
+    folder = ULTRRanker().fit(X, clicks, qid).save(tmp_path / "ranker")
+    with pytest.raises(ValueError, match=r"scorer\.safetensors is damaged, or of another scorer"):
+        ULTRRanker.load(folder, nn.Linear(3, 1))
+    (folder / "scorer.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"scorer\.safetensors is damaged"):
+        ULTRRanker.load(folder)

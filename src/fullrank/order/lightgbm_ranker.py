@@ -17,6 +17,9 @@ from fullrank._optional import require
 from fullrank.order.ultr_objectives import Objective, make_objective
 from fullrank.order.ultr_ranker import ClickRanker, learned_propensities
 
+_SETTINGS = (
+    "trees", "lr", "leaves", "min_leaf", "objective_steps", "objective_lr", "list_size", "random_state",
+)  # fmt: skip
 _SMALLEST_CURVATURE = 1e-6  # a Newton step divides by it
 
 
@@ -132,6 +135,7 @@ class LightGBMRanker(ClickRanker):
         name = self.objective if isinstance(self.objective, str) else type(self.objective).__name__
         about = {"kind": "LightGBMRanker", "features": self.n_features_in_, "objective": name}
         about |= {"propensities": None if self.objective_ is None else learned_propensities(self.objective_)}
+        about["settings"] = {setting: getattr(self, setting) for setting in _SETTINGS}
         write_text(folder / "trees.txt", self.booster_.model_to_string())
         write_json(folder / "ranker.json", about)
         return folder
@@ -151,16 +155,18 @@ class LightGBMRanker(ClickRanker):
             raise FileNotFoundError(f"{folder} holds no ranker (ranker.json is missing); train one and save it")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
-            kind, features = about["kind"], int(about["features"])
+            kind = about["kind"]
+            if kind != "LightGBMRanker":
+                raise ValueError(f"it holds a {kind}; load it with that")
+            features, objective, propensities = int(about["features"]), about["objective"], about["propensities"]
+            settings = {setting: about["settings"][setting] for setting in _SETTINGS}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-        if kind != "LightGBMRanker":
-            raise ValueError(f"{folder} holds a {kind}; load it with that")
         lightgbm = require("lightgbm", "order")
-        made = cls(objective=about["objective"])
+        made = cls(objective, propensities if objective == "ips" else None, **settings)
         try:
             made.booster_ = lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8"))
-        except lightgbm.basic.LightGBMError as error:
+        except (OSError, lightgbm.basic.LightGBMError) as error:
             raise ValueError(f"{folder / 'trees.txt'} is damaged: {error}") from error
         made.n_features_in_ = features
         return made

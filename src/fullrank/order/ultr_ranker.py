@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted
@@ -17,10 +18,11 @@ from torch import nn
 
 from fullrank._files import write_bytes, write_json
 from fullrank.order.list_measures import ndcg
-from fullrank.order.ultr_objectives import Objective, make_objective
+from fullrank.order.ultr_objectives import OBJECTIVES, Objective, make_objective
 
 ScorerKind = Literal["linear", "mlp"]
 _HIDDEN = (512, 256, 128)
+_SETTINGS = ("lr", "epochs", "batch_size", "clip_norm", "list_size", "random_state")
 
 
 def make_scorer(kind: ScorerKind, features: int) -> nn.Module:
@@ -193,7 +195,9 @@ class ULTRRanker(ClickRanker):
             return self.scorer_(torch.from_numpy(X)).squeeze(-1).numpy()
 
     def save(self, folder: str | Path) -> Path:
-        """Write the scorer: weights as safetensors, the rest as JSON. A module of your own is given again to `load`.
+        """Write scorer and objective: weights as safetensors, the rest as JSON.
+
+        A scorer of your own is given again to `load`; of an objective of your own only the propensities are kept.
 
         Raises:
             NotFittedError: nothing was learned yet.
@@ -204,9 +208,10 @@ class ULTRRanker(ClickRanker):
         about = {"kind": "ULTRRanker", "scorer": kind, "features": self.n_features_in_}
         name = self.objective if isinstance(self.objective, str) else type(self.objective).__name__
         about |= {"objective": name, "propensities": learned_propensities(self.objective_)}
-        write_bytes(
-            folder / "scorer.safetensors", save({k: v.contiguous() for k, v in self.scorer_.state_dict().items()})
-        )
+        about["settings"] = {setting: getattr(self, setting) for setting in _SETTINGS}
+        for part, module in (("scorer", self.scorer_), ("objective", self.objective_)):
+            state = {k: v.contiguous() for k, v in module.state_dict().items()}
+            write_bytes(folder / f"{part}.safetensors", save(state))
         write_json(folder / "ranker.json", about)
         return folder
 
@@ -226,19 +231,30 @@ class ULTRRanker(ClickRanker):
             about = json.loads(path.read_text(encoding="utf-8"))
             if about["kind"] != "ULTRRanker":
                 raise ValueError(f"it describes a {about['kind']}")
-            kind = about["scorer"]
+            kind, name, propensities = about["scorer"], about["objective"], about["propensities"]
             features = int(about["features"])
+            settings = {setting: about["settings"][setting] for setting in _SETTINGS}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         if kind is None and scorer is None:
             raise ValueError(f"{folder} was trained over a module of its own: load(folder, scorer=...)")
         chosen: Any = kind if scorer is None else scorer
-        made: Any = cls(scorer=chosen)
-        made.scorer_ = make_scorer(made.scorer, features) if scorer is None else scorer
-        made.scorer_.load_state_dict(load((folder / "scorer.safetensors").read_bytes()))
-        made.scorer_.eval()
+        made: Any = cls(name, chosen, propensities if name == "ips" else None, **settings)
+        made.scorer_ = _restored(make_scorer(chosen, features) if scorer is None else scorer, folder, "scorer")
+        if name in OBJECTIVES:
+            objective = make_objective(name, made.list_size, propensities)
+            made.objective_ = _restored(objective, folder, "objective")
         made.n_features_in_ = features
         return made
+
+
+def _restored(module: nn.Module, folder: Path, part: str) -> nn.Module:
+    path = folder / f"{part}.safetensors"
+    try:
+        module.load_state_dict(load(path.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, or of another {part}: {error}") from error
+    return module.eval()
 
 
 def places_within(qid: np.ndarray) -> np.ndarray:
