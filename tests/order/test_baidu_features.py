@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fullrank.order import PBM
+from fullrank.order import DBN, PBM
 from fullrank.order.baidu_features import (
     MATCH_FEATURES,
     annotation_features,
@@ -65,12 +65,16 @@ def test_judgements_are_grouped_by_the_text_of_the_query():
 
 def test_sessions_for_click_models():
     sessions, _ = log(3)
-    gap = sessions[0]._replace(documents=sessions[0].documents[2:4])
-    clicks, documents, queries, mask = click_sessions_of([gap, sessions[1]._replace(documents=()), sessions[2]], 4)
-    assert mask.tolist() == [[False, False, True, True], [True] * 4]
-    assert documents[0].tolist() == ["", "", "d0-3", "d0-4"]
+    first, second, _, *others = sessions[0].documents
+    gap = sessions[0]._replace(documents=(second, first, *others))
+    headless = sessions[1]._replace(documents=sessions[1].documents[1:])
+    found = click_sessions_of([gap, headless, sessions[1]._replace(documents=()), sessions[2]], 4)
+    clicks, documents, queries, mask = found
+    assert mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert documents[0].tolist() == ["d0-1", "d0-2", "", ""]
     assert clicks[1].tolist() == [bool(shown.click) for shown in sessions[2].documents[:4]]
     assert queries.tolist() == [sessions[0].query.decode(), sessions[2].query.decode()]
+    assert DBN().fit(*found).click_probabilities(*found[1:]).shape == (2, 4)  # lists that are filled from the top
 
 
 def test_a_click_model_learns_from_sessions():
@@ -83,5 +87,9 @@ def test_bad_calls():
     for call in (lambda: session_features([]), lambda: click_sessions_of([])):
         with pytest.raises(ValueError, match=r"no session has a document|no document was shown within list_size=10"):
             call()
+    twice = log(1)[0][0]
+    twice = twice._replace(documents=(*twice.documents, twice.documents[1]))
+    with pytest.raises(ValueError, match=r"session 0 \(qid q0\) has two documents at position 2"):
+        click_sessions_of([twice])
     with pytest.raises(ValueError, match="no document was judged"):
         annotation_features([])

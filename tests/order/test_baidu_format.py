@@ -85,7 +85,7 @@ def test_malformed_lines_are_counted_and_shown(tmp_path):
     assert str(malformed).endswith("and 16 more")
 
 
-def test_bad_lines_and_files(tmp_path):
+def test_bad_lines_and_files(tmp_path, unchecked):
     good = lines(session(), tmp_path=tmp_path)
     shown = good[1].rstrip(b"\n").split(b"\t")
 
@@ -116,6 +116,17 @@ def test_bad_lines_and_files(tmp_path):
     (tmp_path / "cut.gz").write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(ValueError, match="is cut off or damaged"):
         list(read_baidu_sessions(tmp_path / "cut.gz"))
+    content = bytearray(packed.read_bytes())
+    content[40:60] = bytes(20)
+    (tmp_path / "wrong.gz").write_bytes(content)
+    with pytest.raises(ValueError, match="is cut off or damaged"):
+        list(read_baidu_sessions(tmp_path / "wrong.gz"))
+    with packed.open("rb") as file:
+        assert list(read_baidu_sessions(file)) == list(read_baidu_sessions(packed))
+    with gzip.open(packed, "rt") as file, pytest.raises(TypeError, match="line 1 is str; open the file for bytes"):
+        list(read_baidu_sessions(file))
+    with pytest.raises(TypeError, match="a path, an open file, or a list of lines"):
+        list(read_baidu_sessions(b"q\t1\t\n"))
     with pytest.raises(ValueError, match="ids of tokens are 0 or more"):
         TokenText.of([-1])
 

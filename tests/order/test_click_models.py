@@ -423,6 +423,8 @@ def test_logs_are_read(tmp_path):
         ("log.jsonl", '{"query_id": 1, "doc_ids": ["a"], "clicks": [0, 1]}\n', "line 1: query_id, doc_ids and clicks"),
         ("log.jsonl", '{"query_id": 1, "doc_ids": ["a"], "clicks": [3]}\n', "a click of 0 or 1 for every document"),
         ("log.jsonl", '{"query_id": 1, "doc_ids": "a", "clicks": [0]}\n', "line 1: query_id, doc_ids and clicks"),
+        ("log.jsonl", '{"query_id": null, "doc_ids": ["a"], "clicks": [0]}\n', "line 1: query_id, doc_ids and clicks"),
+        ("log.jsonl", '{"query_id": 1, "doc_ids": [null], "clicks": [0]}\n', "line 1: query_id, doc_ids and clicks"),
         ("log.jsonl", "\nclick\n", "line 2 is no JSON: 'click\\n'"),
         ("log.jsonl", "\n", "holds no session"),
         ("log.txt", "", "a click log that ends in .jsonl or .parquet is read"),

@@ -71,6 +71,7 @@ def test_bad_calls(unchecked):
         (lambda: dcg(scores, np.array([[0, 1]]), gain="cubic"), "gain='cubic'"),
         (lambda: dcg(scores, np.array([[0, 1]]), ties="random"), "ties='random'"),
         (lambda: dcg(scores, np.array([[0, 1]]), 0), "k=0"),
+        (lambda: ndcg(scores, np.array([[0, 1]]), empty="drop"), "empty='drop' is not known; accepted: skip, zero"),
         (lambda: err(scores, np.array([[0, 5]])), "a grade of 5, above top_grade=4"),
         (lambda: pnr(scores, np.array([[0, -1]])), r"grades\[0, 1\] is -1; grades are 0 or more"),
         (lambda: benchmark_table([]), r"lists=\[\]"),

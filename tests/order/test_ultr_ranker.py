@@ -71,7 +71,16 @@ def test_files(tmp_path):
     packed = tmp_path / "x.svm.gz"
     with gzip.open(packed, "wt") as file:
         file.write(FILE)
-    loaded = load_svmlight(packed)
+    moved = packed.rename(tmp_path / "no suffix")
+    with moved.open("rb") as file:
+        assert list(read_svmlight(file)) == list(read_svmlight(moved))
+    latin = tmp_path / "latin"
+    latin.write_bytes(b"\xef\xbb\xbf" + FILE.replace("comment", "commentaire \xe9crit").encode("latin-1"))
+    assert list(read_svmlight(latin)) == found
+    (tmp_path / "short.gz").write_bytes(moved.read_bytes()[:-12])
+    with pytest.raises(ValueError, match="is cut off or damaged"):
+        load_svmlight(tmp_path / "short.gz")
+    loaded = load_svmlight(moved)
     assert loaded.features.shape == (3, 3)
     assert loaded.grades.tolist() == [2, 0, 1]
     assert loaded.qid.tolist() == [0, 0, 1]
@@ -96,6 +105,9 @@ def test_bad_calls(tmp_path, unchecked):
         (lambda: load_svmlight(io.StringIO("1 qid:a 1:1\nx qid:a 1:1\n")), "line 2 is malformed"),
         (lambda: load_svmlight(io.StringIO("1 id:a 1:1\n")), "line 1 is malformed"),
         (lambda: load_svmlight(io.StringIO("-1 qid:a 1:1\n")), "line 1 is malformed"),
+        (lambda: load_svmlight(["1.5 qid:a 1:1"]), "line 1 is malformed .a whole grade"),
+        (lambda: load_svmlight(["inf qid:a 1:1"]), "line 1 is malformed .a whole grade"),
+        (lambda: load_svmlight(["1 qid:a 1:1 1:2"]), "line 1 is malformed .a feature stands twice"),
     ]:
         with pytest.raises(ValueError, match=words):
             call()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from fullrank.order.baidu_format import Annotation, Session
+from fullrank.order.baidu_format import Annotation, Session, ShownDocument
 from fullrank.order.click_sessions import ClickSessions
 
 #: What `match_features` gives, in its order.
@@ -88,16 +88,16 @@ def click_sessions_of(sessions: Iterable[Session], list_size: int = 10) -> Click
     """Sessions for click models: `model.fit(*click_sessions_of(read_baidu_sessions(path)))`.
 
     Args:
-        sessions: those without a document are left out.
-        list_size: positions; documents shown below are left out.
+        sessions: those without a document at the first position are left out.
+        list_size: positions; documents shown below are left out, and those below a position that is missing.
 
     Raises:
-        ValueError: no document was shown within `list_size`.
+        ValueError: no document was shown within `list_size`, or two at one position of a session.
     """
     kept = [
         (session.query, shown)
-        for session in sessions
-        if (shown := [document for document in session.documents if document.position <= list_size])
+        for number, session in enumerate(sessions)
+        if (shown := _from_the_top(session, number, list_size))
     ]
     if not kept:
         raise ValueError(f"no document was shown within list_size={list_size}")
@@ -110,6 +110,18 @@ def click_sessions_of(sessions: Iterable[Session], list_size: int = 10) -> Click
             clicks[row, place], mask[row, place] = bool(document.click), True
             documents[row, place] = document.url
     return ClickSessions(clicks, documents, np.array([query.decode() for query, _ in kept]), mask)
+
+
+def _from_the_top(session: Session, number: int, list_size: int) -> list[ShownDocument]:
+    """The documents of a session down to the first position that is missing."""
+    shown: list[ShownDocument] = []
+    for document in sorted(session.documents, key=lambda each: each.position):
+        if shown and document.position == shown[-1].position:
+            raise ValueError(f"session {number} (qid {session.qid}) has two documents at position {document.position}")
+        if document.position > list_size or document.position > len(shown) + 1:
+            break
+        shown.append(document)
+    return shown
 
 
 def _field_features(query: Sequence[int], field: Sequence[int]) -> list[float]:

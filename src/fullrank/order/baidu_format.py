@@ -7,18 +7,16 @@ reformulation`, then a line for every document that was shown.
 from __future__ import annotations
 
 import gzip
-import io
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-Source = str | Path | Iterable[bytes]
+from fullrank.order.line_files import Source, lines_of
+
 _DIVIDER = b"\x01"
 _TOKEN_BYTES = b"0123456789\x01"
-_BUFFER = 1 << 17  # bytes of a gzip file that are unpacked at once
 _SHOWN = 10  # of the first malformed lines that are told
 
 
@@ -170,17 +168,18 @@ def read_baidu_sessions(source: Source, malformed: MalformedLines | None = None)
     """Sessions one after another, in constant memory.
 
     Args:
-        source: a path, of a plain or a gzip file; or lines, as bytes.
+        source: a path, of a plain or a gzip file; a file of bytes that is open; or lines, as bytes.
         malformed: takes the lines that cannot be read; a document is left out alone, a query with its documents.
             Without it the first one raises.
 
     Raises:
-        ValueError: a malformed line, by its number.
+        ValueError: a malformed line, by its number; or a gzip file that is cut off or damaged.
+        TypeError: lines of text.
     """
     query: tuple[str, TokenText, TokenText] | None = None
     documents: list[ShownDocument] = []
     orphans = False  # whether the documents that follow belong to a query that could not be read
-    with _lines(source) as (lines, where):
+    with lines_of(source) as (lines, where):
         for number, line, columns in _numbered(lines):
             try:
                 if len(columns) > 6:
@@ -204,7 +203,7 @@ def read_baidu_annotations(source: Source, malformed: MalformedLines | None = No
     Raises:
         ValueError: a malformed line, by its number.
     """
-    with _lines(source) as (lines, where):
+    with lines_of(source) as (lines, where):
         for number, line, columns in _numbered(lines):
             try:
                 found = _annotation(columns)
@@ -365,30 +364,11 @@ def _written(path: Path, lines: Iterable[bytes]) -> Path:
         partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def _lines(source: Source) -> Iterator[tuple[Iterable[bytes], str]]:
-    """Lines, and what a complaint says before their number; gzip is told by its first bytes, for parts have no suffix.
-
-    Raises:
-        ValueError: a gzip file that is cut off or damaged.
-    """
-    if not isinstance(source, str | Path):
-        yield source, ""
-        return
-    with Path(source).open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        try:
-            # its lines through a buffer in C: GzipFile's own are read by Python, one call a line
-            unpacked = io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER) if packed else file  # pyright: ignore[reportArgumentType]
-            yield unpacked, f"{source}, "
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise ValueError(f"{source} is cut off or damaged ({error}); fetch it again") from error
-
-
 def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes, list[bytes]]]:
     """Number, from 1, and columns of every line that is not empty."""
     for number, line in enumerate(lines, 1):
+        if not isinstance(line, bytes):
+            raise TypeError(f"line {number} is {type(line).__name__}; open the file for bytes, with mode 'rb'")
         columns = line.rstrip(b"\r\n").split(b"\t")
         if columns != [b""]:
             yield number, line, columns

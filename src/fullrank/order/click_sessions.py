@@ -69,7 +69,13 @@ def _session(row: Any, where: str) -> tuple[str, list[str], list[bool]]:
     needed = "query_id, doc_ids and clicks are needed, a click of 0 or 1 for every document"
     try:
         query, documents, clicks = row["query_id"], row["doc_ids"], row["clicks"]
-        fits = bool(documents) and len(documents) == len(clicks) and all(click in (0, 1) for click in clicks)
+        fits = (
+            query is not None
+            and bool(documents)
+            and None not in documents
+            and len(documents) == len(clicks)
+            and all(click in (0, 1) for click in clicks)
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{where}: {needed}: {str(row)[:80]}") from error
     if not fits or isinstance(documents, str):

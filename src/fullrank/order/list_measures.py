@@ -63,6 +63,8 @@ def ndcg(
     empty: Empty = "skip",
 ) -> Float[np.ndarray, " lists"]:
     """DCG@k over that of the best order; a list without a relevant document is NaN ("skip") or 0 ("zero")."""
+    if empty not in get_args(Empty):
+        raise ValueError(f"empty={empty!r} is not known; accepted: skip, zero")
     ranked, _ = ranked_grades(scores, grades, mask, ties)
     ideal = _discounted(_best_first(ranked), k, gain)
     return _normal(_discounted(ranked, k, gain), ideal, np.nan if empty == "skip" else 0.0)

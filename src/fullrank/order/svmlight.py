@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from fullrank.order.line_files import lines_of
 from fullrank.order.ultr_ranker import places_within
 
 
@@ -50,21 +50,20 @@ class JudgedSet(NamedTuple):
         return features, grades, mask
 
 
-def read_svmlight(source: str | Path | Iterable[str]) -> Iterator[JudgedDocument]:
-    """Documents one after another; gzip is opened by its suffix.
+def read_svmlight(source: str | Path | Iterable[str] | Iterable[bytes]) -> Iterator[JudgedDocument]:
+    """Documents one after another.
+
+    Args:
+        source: a path, of a plain or a gzip file; a file that is open; or lines.
 
     Raises:
-        ValueError: a malformed line, by its number.
+        ValueError: a malformed line, by its number; or a gzip file that is cut off or damaged.
     """
-    if isinstance(source, str | Path):  # a text is a path; lines come as a file or a list
-        path = Path(source)
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            yield from _parsed(file, f"{path}, ")
-    else:
-        yield from _parsed(source, "")
+    with lines_of(source) as (lines, where):
+        yield from _parsed(lines, where)
 
 
-def load_svmlight(source: str | Path | Iterable[str], features: int | None = None) -> JudgedSet:
+def load_svmlight(source: str | Path | Iterable[str] | Iterable[bytes], features: int | None = None) -> JudgedSet:
     """A whole file as arrays.
 
     Args:
@@ -92,17 +91,20 @@ def load_svmlight(source: str | Path | Iterable[str], features: int | None = Non
     )
 
 
-def _parsed(lines: Iterable[str], where: str) -> Iterator[JudgedDocument]:
-    for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
+def _parsed(lines: Iterable[Any], where: str) -> Iterator[JudgedDocument]:
+    for number, given in enumerate(lines, 1):
+        line = given if isinstance(given, str) else given.decode(errors="replace")  # comments are in any encoding
+        words = line.removeprefix("\ufeff").partition("#")[0].split()
         if not words:
             continue
         try:
-            grade, (key, _, qid), *rest = int(float(words[0])), words[1].partition(":"), *words[2:]
+            grade, (key, _, qid), *rest = float(words[0]), words[1].partition(":"), *words[2:]
             pairs = (word.split(":") for word in rest)
             features = {int(name): float(value) for name, value in pairs}
-            if key != "qid" or not qid or grade < 0 or min(features, default=1) < 1:
-                raise ValueError("a grade of at least 0, qid:..., and features from 1 are needed")
+            if key != "qid" or not qid or grade < 0 or not grade.is_integer() or min(features, default=1) < 1:
+                raise ValueError("a whole grade of at least 0, qid:..., and features from 1 are needed")
+            if len(features) < len(rest):
+                raise ValueError("a feature stands twice")
         except (ValueError, IndexError) as error:
             raise ValueError(f"{where}line {number} is malformed ({error}): {line[:80]!r}") from error
-        yield JudgedDocument(grade, qid, features)
+        yield JudgedDocument(int(grade), qid, features)
