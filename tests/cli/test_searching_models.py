@@ -6,10 +6,12 @@ import json
 
 import pytest
 import torch
+import transformers
 
+from fullrank.search import FunctionModel, readers
 from fullrank.search.colbert import ColBERT
 
-from ..search.tiny_models import bert_config, masked, tokenizer
+from ..search.tiny_models import bert_config, llama, masked, tokenizer
 
 DOCUMENTS = [{"id": "a", "text": "aa bb cc"}, {"id": "b", "text": "dd ee"}, {"id": "c", "text": "aa dd ff"}]
 
@@ -70,6 +72,45 @@ def test_a_question_is_answered_from_what_the_reader_imagined(fullrank, corpus, 
     assert fullrank(*asked).json["answer"] == "Final Answer: 2 passages"
     assert [request["model"] for request in requests] == ["named"] * 9
     assert "'span' writes nothing" in fullrank("ask", "idx", "aa", "--mode", "hyde", "--reader", "span").complaint
+
+
+@pytest.fixture
+def loaded(folders, monkeypatch):
+    """A language model in the folder `writer`; gives the options of every time that it is loaded."""
+    llama().save_pretrained(folders / "writer")
+    tokenizer().save_pretrained(folders / "writer")
+    times = []
+    load = transformers.AutoModelForCausalLM.from_pretrained
+
+    def counted(name, **options):
+        times.append(options)
+        return load(name, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", counted)
+    return times
+
+
+def test_a_reader_that_imagines_and_answers_is_loaded_once(fullrank, corpus, loaded):
+    fullrank("index", corpus, "--out", "idx", "--method", "dense")
+    asked = fullrank("ask", "idx", "aa", "--mode", "hyde", "--reader", "writer", "-k", 2, "--json")
+    assert asked.code == 0, asked.err
+    assert len(asked.json["sources"]) == 2
+    assert len(loaded) == 1
+
+
+def test_the_model_that_imagines_is_loaded_as_it_is_told(fullrank, corpus, monkeypatch):
+    times = []
+
+    def opened(place, **options):
+        times.append((place, options))
+        return FunctionModel(lambda prompt: "aa")
+
+    monkeypatch.setattr(readers, "open_language_model", opened)
+    fullrank("index", corpus, "--out", "idx", "--method", "dense")
+    for model in ("writer", "http://localhost:1/v1"):
+        search = ("search", "idx", "aa", "--method", "hyde", "--model", model, "--device", "cpu", "--offline")
+        assert fullrank(*search).code == 0
+    assert times == [("writer", {"device": "cpu", "local_files_only": True}), ("http://localhost:1/v1", {})]
 
 
 def test_a_model_that_cannot_be_loaded_leaves_no_index(fullrank, corpus, folders):

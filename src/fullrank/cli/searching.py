@@ -13,7 +13,7 @@ from fullrank.cli.output import console, errors, harmless, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from fullrank.search import BM25Retriever, Document, Retriever
+    from fullrank.search import BM25Retriever, Document, LanguageModel, Retriever
     from fullrank.search.model_indexes import ModelIndex
     from fullrank.search.reading import Complaints
 
@@ -140,7 +140,13 @@ def search(
         raise ValueError(f"query={query!r} asks for nothing; give some words")
     if output is not None and output.exists() and not overwrite:
         raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
-    documents, retriever, explain = _opened(place, method, None if model is None else (model, None), device, offline)
+    if (method == "hyde") != (model is not None):
+        raise ValueError(
+            f"method={method!r} and model={model!r}: hyde, and no other method, asks a language model; --method hyde "
+            f"--model FOLDER"
+        )
+    writer = None if model is None else _writer(model, device, offline)
+    documents, retriever, explain = _opened(place, method, writer, device, offline)
     asked = {"0": query} if query is not None else read_queries(queries or Path())
     run = retriever.search(asked, count)
     blank = [id for id, text in asked.items() if not text.strip()]
@@ -182,13 +188,14 @@ def ask(
 
     Example: `fullrank ask my-index "Who wrote the report?"`
     """
-    from fullrank.search import answer_questions
+    from fullrank.search import BasicRAG, answer_questions
     from fullrank.search.readers import open_reader
 
     generator = open_reader(reader, model, method)
-    if mode == "hyde" and reader in ("extractive", "span"):
+    writer = generator.model if isinstance(generator, BasicRAG) else None
+    if mode == "hyde" and writer is None:
         raise ValueError(f"--mode hyde asks the reader, and {reader!r} writes nothing: --reader a language model")
-    documents, retriever, _ = _opened(place, mode, (reader, model) if mode == "hyde" else None)
+    documents, retriever, _ = _opened(place, mode, writer if mode == "hyde" else None)
     with console.status("answering"):
         answered = answer_questions(question, retriever, documents, generator, n_docs=max(count, 20), top_k=count)
     answer = answered["0"].answer
@@ -280,16 +287,23 @@ def _loading(method: str, device: str, offline: bool) -> dict[str, Any]:
     return {"device": device} | ({"local_files_only": True} if offline and method != "dense" else {})
 
 
+def _writer(model: str, device: str, offline: bool) -> LanguageModel:
+    """The language model that hyde asks; one on a server is where it is."""
+    from fullrank.search.readers import is_server, open_language_model
+
+    return open_language_model(model, **({} if is_server(model) else _loading("hyde", device, offline)))
+
+
 def _opened(
     place: str,
     asked: SearchMethod | None,
-    writer: tuple[str, str | None] | None = None,
+    writer: LanguageModel | None = None,
     device: str = "cpu",
     offline: bool = False,
 ) -> tuple[Mapping[str, Document], Retriever, Explain]:
     """The documents, what is to be searched, and what says which words make a score.
 
-    The writer is the language model that hyde asks: its place, and its name there.
+    The writer is the language model that hyde asks; no other method has one.
     """
     from fullrank.search.addresses import is_address
     from fullrank.search.inverted_index import InvertedIndex
@@ -316,18 +330,12 @@ def _by_meaning(query: str, document_id: str) -> dict[str, float]:
 
 
 def _in_folder(
-    folder: Path, asked: SearchMethod | None, writer: tuple[str, str | None] | None, device: str, offline: bool
+    folder: Path, asked: SearchMethod | None, writer: LanguageModel | None, device: str, offline: bool
 ) -> tuple[BM25Retriever, Retriever]:
     """The keyword index, which holds the documents, and what is to be searched."""
     from fullrank.search import BM25Retriever, DenseRetriever, HybridRetriever, HyDERetriever
     from fullrank.search.model_indexes import open_model_index
-    from fullrank.search.readers import open_language_model
 
-    if (asked == "hyde") != (writer is not None):
-        raise ValueError(
-            f"method={asked!r} and model={writer and writer[0]!r}: hyde, and no other method, asks a language model; "
-            f"--method hyde --model FOLDER"
-        )
     keyword = BM25Retriever.load(folder)
     method = _SYNONYMS.get(asked or "", asked)
     method = method or ("hybrid" if (folder / "meaning" / "retriever.json").exists() else "bm25")
@@ -338,7 +346,7 @@ def _in_folder(
     if method == "hybrid":
         return keyword, HybridRetriever([keyword, found])
     if isinstance(found, DenseRetriever) and writer is not None:
-        return keyword, HyDERetriever(found, open_language_model(*writer))
+        return keyword, HyDERetriever(found, writer)
     return keyword, found
 
 

@@ -39,7 +39,7 @@ def open_reader(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known; accepted: {', '.join(METHODS)}")
-    if _is_address(reader):
+    if is_server(reader):
         return METHODS[method](open_language_model(reader, model, **options))
     if model is not None:
         raise ValueError(f"model={model!r} names a model on a server, but reader={reader!r} is no address")
@@ -58,8 +58,9 @@ def open_language_model(place: str, model: str | None = None, **options: Any) ->
         model: its name on the server; its only one by default.
         **options: of `ServerModel`, or of `TransformersModel`.
     """
-    return ServerModel(place, model, **options) if _is_address(place) else TransformersModel(place, **options)
+    return ServerModel(place, model, **options) if is_server(place) else TransformersModel(place, **options)
 
 
-def _is_address(place: str) -> bool:
+def is_server(place: str) -> bool:
+    """Whether a language model's place is the address of a server."""
     return place.startswith(("http://", "https://"))
