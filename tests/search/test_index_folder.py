@@ -2,6 +2,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -158,6 +159,32 @@ def test_only_the_newest_version_stays(kind, folder):
     assert mine.exists()
     assert ids(kind.load(folder)) == {"new", "newer", "newest"}
     assert ids(reader) == {"old", "older"}, "whoever has it open keeps it"
+
+
+def test_an_index_is_saved_as_often_as_one_likes(kind, folder, tmp_path):
+    first, second = kind.load(folder), kind.load(folder)
+    for number in range(3):  # each time the version that was read is deleted
+        first.add([Document(f"new{number}", "rank")]).save(folder)
+        assert ids(kind.load(folder)) == ids(first)
+    assert len(ids(first)) == 5
+    second.add(NEW).save(folder)  # of whom the files were deleted by the other
+    assert ids(kind.load(folder)) == {"old", "older", "new", "newer", "newest"}
+    shutil.rmtree(folder)
+    second.save(tmp_path / "elsewhere")
+    assert ids(kind.load(tmp_path / "elsewhere")) == {"old", "older", "new", "newer", "newest"}
+
+
+@pytest.mark.parametrize("kind", [Lexical, Sparse, Late], indirect=True)
+def test_what_was_saved_is_not_written_again(kind, folder):
+    retriever = kind.load(folder)
+    before = {file.stat().st_ino for file in files(folder)}
+    retriever.save(folder)
+    assert {file.stat().st_ino for file in files(folder)} == before
+    rebuilt = kind.build(OLD)
+    rebuilt.save(folder)
+    before = {file.stat().st_ino for file in files(folder)}
+    rebuilt.save(folder)
+    assert {file.stat().st_ino for file in files(folder)} == before
 
 
 def test_a_reader_whose_version_is_replaced_meanwhile_reads_the_next(folder, kind, monkeypatch):

@@ -56,7 +56,7 @@ class Part(ABC):
     def write(self: P, folder: Path) -> P:
         """Put the files into a folder, as links where they lie elsewhere on the same disk; the segment there."""
         folder.mkdir(parents=True)
-        if self.folder is None:
+        if self.folder is None or not self.folder.is_dir():  # deleted files are still mapped
             self._put(folder)
         else:
             for file in sorted(self.folder.iterdir()):
@@ -151,18 +151,23 @@ class SegmentedIndex(ABC, Generic[P]):
     def save(self, folder: str | Path) -> Path:
         """Write the index; whoever reads the folder meanwhile sees the one before. Parts that lie there are not copied.
 
+        From then on the index reads the files that it wrote.
+
         Raises:
             RuntimeError: nothing is indexed yet.
             OSError: the folder cannot be written.
         """
         self._check_indexed()
+        written: list[P] = []
 
         def write(files: Path) -> None:
             for number, segment in enumerate(self._segments):
-                segment.write(files / f"{number:05d}")
+                written.append(segment.write(files / f"{number:05d}"))
 
         about = {**self._about(), "segments": len(self._segments)}
-        return save_index(folder, type(self).__name__, about, write)
+        place = save_index(folder, type(self).__name__, about, write)
+        self._segments = written
+        return place
 
     # --- what a subclass says ------------------------------------------------------------------------------------
 
