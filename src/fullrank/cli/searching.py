@@ -232,7 +232,7 @@ def _index(
 
     if options is None:
         found = list(documents)
-        retriever = BM25Retriever.load(out).add(found)
+        retriever = BM25Retriever.load(out).add(found, scratch)
     else:
         found = []
         retriever = BM25Retriever(**options).build(documents, scratch=scratch)

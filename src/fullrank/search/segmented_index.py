@@ -53,6 +53,11 @@ class Part(ABC):
     def without(self: P, gone: Bool[np.ndarray, " documents"]) -> P:
         """The segment less some documents."""
 
+    @classmethod
+    @abstractmethod
+    def joined(cls: type[P], segments: Sequence[Any]) -> P:
+        """The documents of several segments as one in memory, in the same order."""
+
     def write(self: P, folder: Path) -> P:
         """Put the files into a folder, as links where they lie elsewhere on the same disk; the segment there."""
         folder.mkdir(parents=True)
@@ -79,6 +84,10 @@ class Part(ABC):
 
 class SegmentedIndex(ABC, Generic[P]):
     """Documents in segments. A subclass makes a segment of documents, and says how it is searched.
+
+    Small segments that stand beside each other are joined when documents come or go, so that an index which grows by
+    few documents at a time has few segments: about log2 of the documents that come after the last whole segment, and
+    every document is written anew as seldom.
 
     Attributes:
         segment_size: documents, indexed at a time.
@@ -130,8 +139,8 @@ class SegmentedIndex(ABC, Generic[P]):
         """
         new = self._made(documents, scratch)
         _check_unique(new)
-        self._drop(id for segment in new for id in segment.ids)
-        self._segments += new
+        kept = self._without(id for segment in new for id in segment.ids)
+        self._segments = self._joined([*kept, *new], scratch)
         self._refresh()
         return self
 
@@ -144,7 +153,7 @@ class SegmentedIndex(ABC, Generic[P]):
         wanted = sorted(set(ids))
         for id in wanted:
             self._number(id)
-        self._drop(wanted)
+        self._segments = self._joined(self._without(wanted))
         self._refresh()
         return self
 
@@ -197,7 +206,8 @@ class SegmentedIndex(ABC, Generic[P]):
         self._refresh()
         return self
 
-    def _drop(self, ids: Iterable[str]) -> None:
+    def _without(self, ids: Iterable[str]) -> list[P]:
+        """The segments less some documents."""
         places = [np.zeros(len(segment), dtype=bool) for segment in self._segments]
         for id in ids:
             for segment, gone in zip(self._segments, places, strict=True):
@@ -209,7 +219,20 @@ class SegmentedIndex(ABC, Generic[P]):
             if gone.all():
                 continue
             kept.append(segment.without(gone) if gone.any() else segment)
-        self._segments = kept
+        return kept
+
+    def _joined(self, segments: Sequence[P], scratch: str | Path | None = None) -> list[P]:
+        """Segments of which none is followed by one of half its documents or more, as far as `segment_size` allows."""
+        groups: list[list[P]] = []
+        sizes: list[int] = []
+        for segment in segments:
+            groups.append([segment])
+            sizes.append(len(segment))
+            while len(sizes) > 1 and sizes[-2] <= 2 * sizes[-1] and sum(sizes[-2:]) <= self.segment_size:
+                last, size = groups.pop(), sizes.pop()
+                groups[-1] += last
+                sizes[-1] += size
+        return [group[0] if len(group) == 1 else _spilled(type(group[0]).joined(group), scratch) for group in groups]
 
     def _refresh(self) -> None:
         """Number the documents of all segments."""

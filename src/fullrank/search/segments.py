@@ -85,6 +85,33 @@ class Segment(Part):
             {"terms": self.terms.kept(held), "ids": ids, "texts": self._texts.kept(keep)},
         )
 
+    @classmethod
+    def joined(cls, segments: Sequence[Segment]) -> Segment:
+        """See `Part.joined`."""
+        terms = [[table.encoded(number) for number in range(len(table))] for table in (s.terms for s in segments)]
+        names = sorted({name for found in terms for name in found})
+        numbers = {name: number for number, name in enumerate(names)}
+        owners = np.concatenate(
+            [
+                np.repeat(np.array([numbers[name] for name in found], dtype=np.int64), np.diff(segment.starts))
+                for segment, found in zip(segments, terms, strict=True)
+            ]
+        )
+        order = np.argsort(owners, kind="stable")  # so that documents ascend within a term
+        first = np.cumsum([0, *map(len, segments[:-1])])
+        documents = np.concatenate([segment.documents + n for segment, n in zip(segments, first, strict=True)])
+        ids = TextTable.joined([segment._tables["ids"] for segment in segments])
+        return Segment(
+            {
+                "starts": np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(names)))]).astype(np.int64),
+                "documents": documents[order].astype(np.int32),
+                "frequencies": np.concatenate([segment.frequencies for segment in segments])[order],
+                "lengths": np.concatenate([segment.lengths for segment in segments]),
+                "id_order": ids.order(),
+            },
+            {"terms": TextTable.of(names), "ids": ids, "texts": TextTable.joined([s._texts for s in segments])},
+        )
+
     def _put(self, folder: Path) -> None:
         for name, values in self._arrays.items():
             np.save(folder / f"{name}.npy", values)

@@ -33,6 +33,14 @@ class TextTable(Sequence[str]):
         starts = np.concatenate([[0], np.cumsum([len(text) for text in texts], dtype=np.int64)]).astype(np.int64)
         return cls(np.frombuffer(b"".join(texts), dtype=np.uint8), starts)
 
+    @classmethod
+    def joined(cls, tables: Sequence[TextTable]) -> TextTable:
+        """The texts of several tables, one behind the other, in memory."""
+        first = np.cumsum([0, *(len(table._content) for table in tables)])
+        starts = [table.starts[:-1] + n for table, n in zip(tables, first[:-1], strict=True)]
+        content = np.concatenate([np.asarray(table._content, dtype=np.uint8) for table in tables])
+        return cls(content, np.concatenate([*starts, first[-1:]]).astype(np.int64))
+
     def __len__(self) -> int:
         return len(self.starts) - 1
 

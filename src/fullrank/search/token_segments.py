@@ -60,6 +60,14 @@ class TokenSegment(Part):
         return TokenSegment(kept, starts, self.vectors[np.repeat(~gone, lengths)])
 
     @classmethod
+    def joined(cls, segments: Sequence[TokenSegment]) -> TokenSegment:
+        """See `Part.joined`."""
+        lengths = np.concatenate([np.diff(segment.starts) for segment in segments])
+        vectors = np.concatenate([segment.vectors for segment in segments])
+        ids = [id for segment in segments for id in segment.ids]
+        return TokenSegment(ids, np.cumsum([0, *lengths.tolist()], dtype=np.int64), vectors)
+
+    @classmethod
     def read(cls, folder: Path) -> TokenSegment:
         """See `Part.read`."""
         ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
