@@ -1,10 +1,13 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullrank.search import DenseRetriever, Document, Encoder, Retriever, dense, load_encoder
+from fullrank.search import DenseRetriever, Document, Encoder, Retriever, dense, load_encoder, vector_segments
 
 from .conftest import HashEncoder, collection
 
@@ -160,6 +163,62 @@ def test_a_loaded_index_finds_the_same(documents, tmp_path):
     assert loaded.search(queries) == built.search(queries)
     again = DenseRetriever.load(loaded.save(tmp_path / "new" / "index"), HashEncoder())
     assert again.search(queries) == built.search(queries) == loaded.search(queries)
+
+
+def test_only_what_is_new_is_written(tmp_path, monkeypatch):
+    written = []
+    write = vector_segments.save_file
+
+    def counted(tensors, file):
+        written.append(len(tensors["vectors"]))
+        write(tensors, file)
+
+    monkeypatch.setattr(vector_segments, "save_file", counted)
+    every = collection([f"text {number}" for number in range(40)])
+    folder = DenseRetriever(HashEncoder()).build(every[:32]).save(tmp_path)
+    for number in range(32, 40):
+        DenseRetriever.load(folder, HashEncoder()).add(every[number : number + 1]).save(folder)
+    assert written == [32, 1, 2, 3, 1, 5, 1, 2, 8], "the small ones are joined, and the large one stays as it is"
+    loaded, built = DenseRetriever.load(folder, HashEncoder()), DenseRetriever(HashEncoder()).build(every)
+    assert len(loaded._segments) == 2
+    found, expected = (retriever.search("query", 40)["0"] for retriever in (loaded, built))
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 9), max_size=5)), max_size=6),
+    size=st.integers(1, 9),
+)
+def test_an_index_that_grew_and_shrank_is_one_that_was_built_at_once(steps, size):
+    present = {"d0": "d0"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DenseRetriever, "segment_size", size)
+        grown = DenseRetriever(HashEncoder()).build([Document("d0", "d0")])
+        for number, (adds, places) in enumerate(steps):
+            ids = [f"d{place}" for place in places]
+            if adds:
+                new = {id: f"{id} {number}" for id in ids}
+                grown.add(Document(id, text) for id, text in new.items())
+                present = {id: text for id, text in present.items() if id not in new} | new
+            else:
+                gone = [id for id in ids if id in present]
+                grown.delete(gone)
+                present = {id: text for id, text in present.items() if id not in gone}
+        found = grown.search("query", 20)["0"]
+    assert len(grown) == len(present)
+    expected = cosines([Document(id, text) for id, text in present.items()], "query", HashEncoder())
+    assert list(found) == sorted(expected, key=expected.__getitem__, reverse=True)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
+def test_vectors_are_read_from_the_file_when_they_are_asked_for(documents, tmp_path):
+    folder = DenseRetriever(HashEncoder()).build(documents).save(tmp_path)
+    loaded = DenseRetriever.load(folder, HashEncoder())
+    assert str(folder) in Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert len(loaded) == len(documents)
 
 
 def test_an_encoder_is_loaded_from_a_folder_only(tmp_path):

@@ -174,7 +174,6 @@ def test_an_index_is_saved_as_often_as_one_likes(kind, folder, tmp_path):
     assert ids(kind.load(tmp_path / "elsewhere")) == {"old", "older", "new", "newer", "newest"}
 
 
-@pytest.mark.parametrize("kind", [Lexical, Sparse, Late], indirect=True)
 def test_what_was_saved_is_not_written_again(kind, folder):
     retriever = kind.load(folder)
     before = {file.stat().st_ino for file in files(folder)}
@@ -240,12 +239,11 @@ def change(folder, **entries):
 
 
 def test_a_description_that_does_not_fit_the_files(kind, folder):
-    name, wrong, right = ("ids", ["old"], ["old", "older"]) if isinstance(kind, Dense) else ("segments", 2, 1)
-    change(folder, **{name: wrong})
+    change(folder, segments=2)
     damaged(kind, folder)
-    change(folder, **{name: None})
-    assert f"{name!r} is missing" in damaged(kind, folder)
-    change(folder, **{name: right}, files="index-elsewhere")
+    change(folder, segments=None)
+    assert "'segments' is missing" in damaged(kind, folder)
+    change(folder, segments=1, files="index-elsewhere")
     damaged(kind, folder)
     change(folder, files=None)
     assert "'files' is missing" in damaged(kind, folder)
@@ -261,10 +259,45 @@ def test_options_of_a_lexical_index_that_are_none(tmp_path, options):
 def test_vectors_of_another_shape(tmp_path):
     folder = Dense().build(OLD).save(tmp_path)
     (version,) = versions(folder)
-    save_file({"vectors": torch.ones(2)}, version / "vectors.safetensors")
+    file = version / "00000" / "vectors.safetensors"
+    for content in ({"vectors": torch.ones(2)}, {"vectors": torch.ones(3, 16)}, {"others": torch.ones(2, 16)}):
+        save_file(content, file)
+        damaged(Dense(), folder)
+
+
+def test_vectors_of_a_version_that_knew_no_segments(tmp_path):
+    built = Dense().build(OLD)
+    folder = built.save(tmp_path)
+    (version,) = versions(folder)
+    save_file({"vectors": built.encode(["rank", "matrix rank"])}, version / "vectors.safetensors")
+    change(folder, segments=None, ids=["old", "older"])
+    opened = Dense().load(folder)
+    assert opened.search("rank") == built.search("rank")
+    opened.add([Document("new", "rank")]).save(folder)
+    assert ids(Dense().load(folder)) == {"old", "older", "new"}
+    change(folder, ids=["old"])
     damaged(Dense(), folder)
-    save_file({"others": torch.ones(2, 16)}, version / "vectors.safetensors")
-    damaged(Dense(), folder)
+
+
+def test_all_documents_can_go_and_others_come(kind, folder):
+    emptied = kind.load(folder).delete(["old", "older"])
+    emptied.save(folder)
+    for retriever in (emptied, kind.load(folder)):
+        assert len(retriever) == 0
+        assert retriever.search(["rank", " "]) == {"0": {}, "1": {}}
+        assert ids(retriever.add(NEW)) == {"new", "newer", "newest"}
+
+
+@pytest.mark.parametrize("kind", [Dense, Sparse, Late], indirect=True)
+def test_an_id_twice_is_told_of_before_a_model_reads(kind):
+    retriever = kind.build(OLD)
+    encoder = retriever.encoder
+    for name in ("encode", "encode_documents"):
+        if hasattr(encoder, name):
+            setattr(encoder, name, None)
+    for act in (retriever.build, retriever.add):
+        with pytest.raises(ValueError, match="two documents have the id 'x'"):
+            act([Document("x", "one"), Document("x", "two")])
 
 
 def test_a_newer_format_and_another_retriever(kind, folder):

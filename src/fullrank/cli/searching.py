@@ -263,12 +263,7 @@ def _model_indexes(
 
 
 def _extend(index: ModelIndex, documents: Collection[Document], new: bool, scratch: Path) -> None:
-    from fullrank.search import DenseRetriever
-
     if not documents:
-        return
-    if isinstance(index, DenseRetriever):
-        index.build(list(documents)) if new else index.add(list(documents))
         return
     index.build(documents, scratch) if new else index.add(documents, scratch)
 

@@ -78,7 +78,7 @@ class BM25Retriever(InvertedIndex):
             FileNotFoundError: the folder holds no index.
             ValueError: it is damaged, of another retriever, or was built with an analyzer of its own.
         """
-        return open_index(folder, "BM25Retriever", lambda about, files: cls._read(about, files, analyzer), DAMAGE)
+        return open_index(folder, cls.__name__, lambda about, files: cls._read(about, files, analyzer), DAMAGE)
 
     @classmethod
     def _read(cls, about: dict[str, Any], files: Path, analyzer: Any) -> BM25Retriever:

@@ -69,7 +69,7 @@ class ColBERTRetriever(SegmentedIndex[TokenSegment]):
         at_least_one(k)
         texts = named(queries)
         run = Run({query_id: {} for query_id in texts})
-        for block in asked_in_blocks(texts, _QUERIES):
+        for block in asked_in_blocks(texts, _QUERIES) if len(self) else ():
             encoded = self._queries([texts[query_id] for query_id in block])
             for query_id, scores, rows in zip(block, *self._nearest(encoded, min(k, len(self))), strict=True):
                 run[query_id] = dict(zip(self._ids(rows.numpy()), scores.tolist(), strict=True))

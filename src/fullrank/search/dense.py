@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fullrank._optional import require
 from fullrank.data import bundled_encoder
 from fullrank.search.faiss_index import FaissIndex
-from fullrank.search.index_folder import open_index, save_index
-from fullrank.search.protocols import Document, Queries, asked_in_blocks, identifiers, named, whole_characters
+from fullrank.search.index_folder import open_index
+from fullrank.search.protocols import Document, Queries, asked_in_blocks, named, whole_characters
 from fullrank.search.run import Run, at_least_one
+from fullrank.search.segmented_index import DAMAGE, SegmentedIndex
+from fullrank.search.vector_segments import VectorSegment
 
 Backend = Literal["exact", "flat", "hnsw", "ivf"]
 
@@ -57,7 +59,7 @@ def load_encoder(folder: str | Path | None = None, device: str = "cpu") -> Any:
             progress.enable_progress_bar()
 
 
-class DenseRetriever:
+class DenseRetriever(SegmentedIndex[VectorSegment]):
     """Retrieval by cosine of encoded texts.
 
     Args:
@@ -65,7 +67,7 @@ class DenseRetriever:
             all-MiniLM-L6-v2 by default. It is loaded at first use.
         backend: "exact" compares with every vector, block by block, from a file that is memory-mapped; "flat" does so
             by faiss, and "hnsw" and "ivf" approximately, for large collections (see `FaissIndex`). An index of faiss
-            is in memory, beside the vectors.
+            is in memory, beside the vectors, and is written whole each time that it is saved.
         effort: of "hnsw" and "ivf": how many candidates the walk keeps (efSearch), or how many lists are looked into
             (nprobe). More finds more, and takes longer.
         device: where the model of a folder goes.
@@ -74,6 +76,8 @@ class DenseRetriever:
         MissingExtra: faiss, which the backend needs, is not installed.
         ValueError: an unknown backend, or an effort below 1.
     """
+
+    segment_size = 65_536
 
     def __init__(
         self,
@@ -90,12 +94,8 @@ class DenseRetriever:
         self._folder = str(Path(encoder).resolve()) if isinstance(encoder, str | Path) else None
         self.backend: Backend = backend
         self.effort = at_least_one(effort, "effort")
-        self._ids: list[str] = []
-        self._vectors: torch.Tensor | None = None
         self._faiss: FaissIndex | None = None  # of the vectors; made when it is needed
-
-    def __len__(self) -> int:
-        return len(self._ids)
+        super().__init__()
 
     @property
     def encoder(self) -> Encoder:
@@ -104,46 +104,35 @@ class DenseRetriever:
             self._encoder = load_encoder(self._encoder, self._device)
         return self._encoder
 
-    def build(self, documents: Sequence[Document]) -> DenseRetriever:
+    def build(self, documents: Iterable[Document], scratch: str | Path | None = None) -> DenseRetriever:
         """Encode documents, in place of what was indexed before.
+
+        Args:
+            documents: see `SegmentedIndex.build`.
+            scratch: see `SegmentedIndex.build`.
 
         Raises:
             ValueError: no documents, an id twice, or an encoder that does not give one finite vector per text.
         """
-        ids = identifiers(documents)
-        self._vectors = self.encode([document.searched for document in documents])
-        self._ids, self._faiss = ids, None
+        super().build(documents, scratch)
+        self._faiss = None
         return self
 
-    def add(self, documents: Sequence[Document]) -> DenseRetriever:
+    def add(self, documents: Iterable[Document], scratch: str | Path | None = None) -> DenseRetriever:
         """Encode more documents; one with an id that is there takes the other's place.
+
+        An index of faiss is made anew at the next search where one does, as after `delete`.
+
+        Args:
+            documents: see `SegmentedIndex.build`.
+            scratch: see `SegmentedIndex.build`.
 
         Raises:
             ValueError: see `build`, or vectors that are not as long as the indexed ones.
         """
-        if self._vectors is None:
-            return self.build(documents)
-        ids = identifiers(documents)
-        vectors = self.encode([document.searched for document in documents])
-        self._check_width(vectors)
-        self._drop(set(ids))
-        self._vectors = torch.cat([self._vectors, vectors])
-        self._ids = [*self._ids, *ids]
-        if self._faiss is not None:
-            self._faiss.add(vectors)
-        return self
-
-    def delete(self, ids: Iterable[str]) -> DenseRetriever:
-        """Forget documents; an index of faiss is made anew at the next search.
-
-        Raises:
-            LookupError: an id that is not there.
-        """
-        wanted = set(ids)
-        unknown = wanted - set(self._ids)
-        if unknown:
-            raise LookupError(f"the index has no document {min(unknown)!r}; it has {len(self)}")
-        self._drop(wanted)
+        super().add(documents, scratch)
+        if self._faiss is not None and self._faiss.shape[0] < len(self):
+            self._faiss.add(self._vectors(self._faiss.shape[0]))
         return self
 
     def encode(self, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:
@@ -161,7 +150,7 @@ class DenseRetriever:
             ValueError: k below 1, or an encoder whose vectors are not as long as the indexed ones.
             RuntimeError: nothing is indexed yet.
         """
-        self._indexed()
+        self._check_indexed()
         at_least_one(k)
         texts = named(queries)
         run = Run({query_id: {} for query_id in texts})
@@ -182,7 +171,7 @@ class DenseRetriever:
                 ones.
             RuntimeError: nothing is indexed yet.
         """
-        indexed = self._indexed()
+        self._check_indexed()
         count = min(at_least_one(k), len(self))
         if len(queries) != len(vectors):
             raise ValueError(f"vectors has {len(vectors)} rows for {len(queries)} queries; one each is needed")
@@ -190,30 +179,11 @@ class DenseRetriever:
         asking = torch.nn.functional.normalize(vectors, dim=-1)
         run = Run()
         index = self._index() if count else None
-        found = nearest(asking, indexed, count) if index is None else index.nearest(asking, count, self.effort)
+        found = self._nearest(asking, count) if index is None else index.nearest(asking, count, self.effort)
         for query_id, scores, rows in zip(queries, *found, strict=True):
-            pairs = zip(rows.tolist(), scores.tolist(), strict=True)
-            run[query_id] = {self._ids[row]: score for row, score in pairs if row >= 0}
+            held = rows >= 0
+            run[query_id] = dict(zip(self._ids(rows[held].numpy()), scores[held].tolist(), strict=True))
         return run
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the index; whoever reads the folder meanwhile sees the one before.
-
-        Raises:
-            RuntimeError: nothing is indexed yet.
-            OSError: the folder cannot be written.
-        """
-        vectors = self._indexed()
-        index = self._index() if self._ids else None
-
-        def write(files: Path) -> None:
-            save_file({"vectors": vectors}, files / "vectors.safetensors")
-            if index is not None:
-                index.write(files / _FAISS)
-
-        about = {"ids": self._ids, "encoder": self._folder, "effort": self.effort}
-        about["backend"] = self.backend if index is not None else "exact"
-        return save_index(folder, "DenseRetriever", about, write)
 
     @classmethod
     def load(
@@ -248,44 +218,69 @@ class DenseRetriever:
                 retriever._check_faiss()
             return retriever
 
-        return open_index(folder, "DenseRetriever", read, (SafetensorError, OSError, KeyError, ValueError, TypeError))
+        return open_index(folder, cls.__name__, read, (SafetensorError, *DAMAGE))
+
+    # --- within --------------------------------------------------------------------------------------------------
 
     def _read(self, about: dict[str, Any], files: Path) -> DenseRetriever:
-        self._ids, self._vectors = about["ids"], load_file(files / "vectors.safetensors")["vectors"]
-        if self._vectors.ndim != 2 or len(self._vectors) != len(self._ids):
-            raise ValueError(f"vectors of shape {tuple(self._vectors.shape)}, {len(self._ids)} ids")
+        if "ids" not in about:
+            return self._take(VectorSegment, about, files)
+        whole = VectorSegment(about["ids"], load_file(files / "vectors.safetensors")["vectors"])
+        self._segments = [whole] if len(whole) else []  # of an earlier version, which knew no segments
+        self._built = True
+        self._refresh()
         return self
 
-    def _indexed(self) -> torch.Tensor:
-        if self._vectors is None:
-            raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
-        return self._vectors
+    def _segment(self, documents: Sequence[Document]) -> VectorSegment:
+        vectors = self.encode([document.searched for document in documents])
+        self._check_width(vectors)
+        return VectorSegment([document.id for document in documents], vectors)
+
+    def _about(self) -> dict[str, Any]:
+        return {"encoder": self._folder, "effort": self.effort, "backend": self.backend if len(self) else "exact"}
+
+    def _put(self, files: Path) -> None:
+        index = self._index() if len(self) else None
+        if index is not None:
+            index.write(files / _FAISS)
+
+    def _without(self, ids: Iterable[str]) -> list[VectorSegment]:
+        kept = super()._without(ids)
+        if sum(map(len, kept)) < len(self):
+            self._faiss = None
+        return kept
+
+    def _vectors(self, first: int = 0) -> Float[torch.Tensor, "documents dim"]:
+        """Those of all documents from one on."""
+        segments = zip(self._segments, self._offsets[:-1].tolist(), strict=True)
+        return torch.cat([segment.vectors[max(first - offset, 0) :] for segment, offset in segments])
 
     def _index(self) -> FaissIndex | None:
         """The index of faiss; None without one."""
         if self.backend == "exact":
             return None
         if self._faiss is None:
-            self._faiss = FaissIndex.of(self.backend, self._indexed())
+            self._faiss = FaissIndex.of(self.backend, self._vectors())
         return self._faiss
 
-    def _drop(self, ids: set[str]) -> None:
-        stay = [place for place, id in enumerate(self._ids) if id not in ids]
-        if len(stay) == len(self._ids):
-            return
-        self._vectors, self._ids = self._indexed()[stay], [self._ids[place] for place in stay]
-        self._faiss = None
+    def _nearest(
+        self, queries: Float[torch.Tensor, "queries dim"], k: int
+    ) -> tuple[Float[torch.Tensor, "queries k"], Int[torch.Tensor, "queries k"]]:
+        """See `nearest`."""
+        best = Nearest(len(queries), k)
+        for segment, offset in zip(self._segments, self._offsets[:-1].tolist(), strict=True):
+            best.compare(queries, segment.vectors, offset)
+        return best.scores, best.rows
 
     def _check_width(self, vectors: torch.Tensor) -> None:
-        width = self._indexed().shape[1]
-        if vectors.shape[1] != width:
+        if self._segments and vectors.shape[1] != self._segments[0].dim:
             raise ValueError(
-                f"the encoder gives {vectors.shape[1]} numbers a text, the index holds {width}; use the encoder that "
-                f"the index was built with"
+                f"the encoder gives {vectors.shape[1]} numbers a text, the index holds {self._segments[0].dim}; use "
+                f"the encoder that the index was built with"
             )
 
     def _check_faiss(self) -> None:
-        shape = tuple(self._indexed().shape)
+        shape = (len(self), self._segments[0].dim)
         if self._faiss is not None and self._faiss.shape != shape:
             raise ValueError(f"an index of faiss of shape {self._faiss.shape}, vectors of shape {shape}")
 
@@ -316,8 +311,7 @@ def nearest(
     Documents are scored block by block, so that the memory needed does not grow with their number.
     """
     best = Nearest(len(queries), k)
-    for start in range(0, len(documents), _DOCUMENTS):
-        best.take(queries @ documents[start : start + _DOCUMENTS].mT, start)
+    best.compare(queries, documents, 0)
     return best.scores, best.rows
 
 
@@ -337,6 +331,13 @@ class Nearest:
         self.k = k
         self.scores: Float[torch.Tensor, "queries k"] = torch.empty(queries, 0)
         self.rows: Int[torch.Tensor, "queries k"] = torch.empty(queries, 0, dtype=torch.long)
+
+    def compare(
+        self, queries: Float[torch.Tensor, "queries dim"], documents: Float[torch.Tensor, "documents dim"], first: int
+    ) -> None:
+        """Take the inner products with the documents from number `first` on, block by block."""
+        for start in range(0, len(documents), _DOCUMENTS):
+            self.take(queries @ documents[start : start + _DOCUMENTS].mT, first + start)
 
     def take(self, scores: Float[torch.Tensor, "queries documents"], first: int) -> None:
         """Take the scores of the documents from number `first` on."""

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 
 from fullrank._batching import batches
 from fullrank.search.index_folder import save_index
-from fullrank.search.protocols import Document
+from fullrank.search.protocols import Document, identifiers
 
 #: What reading a segment raises where its files are damaged or missing.
 DAMAGE = (ValueError, OSError, EOFError, KeyError, TypeError, IndexError)
@@ -97,6 +97,7 @@ class SegmentedIndex(ABC, Generic[P]):
 
     def __init__(self) -> None:
         self._segments: list[P] = []
+        self._built = False
         self._refresh()
 
     def __len__(self) -> int:
@@ -125,6 +126,7 @@ class SegmentedIndex(ABC, Generic[P]):
             self._segments = before
             self._refresh()
             raise
+        self._built = True
         return self
 
     def add(self: Index, documents: Iterable[Document], scratch: str | Path | None = None) -> Index:
@@ -141,6 +143,7 @@ class SegmentedIndex(ABC, Generic[P]):
         _check_unique(new)
         kept = self._without(id for segment in new for id in segment.ids)
         self._segments = self._joined([*kept, *new], scratch)
+        self._built = self._built or bool(new)
         self._refresh()
         return self
 
@@ -172,6 +175,7 @@ class SegmentedIndex(ABC, Generic[P]):
         def write(files: Path) -> None:
             for number, segment in enumerate(self._segments):
                 written.append(segment.write(files / f"{number:05d}"))
+            self._put(files)
 
         about = {**self._about(), "segments": len(self._segments)}
         place = save_index(folder, type(self).__name__, about, write)
@@ -191,18 +195,26 @@ class SegmentedIndex(ABC, Generic[P]):
     def _check_built(self) -> None:
         """Raise ValueError where no document holds anything to index."""
 
+    def _put(self, files: Path) -> None:
+        """Write what is saved beside the segments."""
+
     # --- within --------------------------------------------------------------------------------------------------
 
     def _check_indexed(self) -> None:
-        if not self._segments:
+        if not self._built:
             raise RuntimeError("nothing is indexed yet: call build(documents) or load(folder) first")
 
     def _made(self, documents: Iterable[Document], scratch: str | Path | None) -> list[P]:
-        return [_spilled(self._segment(batch), scratch) for batch in batches(documents, self.segment_size)]
+        made: list[P] = []
+        for batch in batches(documents, self.segment_size):
+            identifiers(batch)  # which tells of an id twice before a model reads the texts
+            made.append(_spilled(self._segment(batch), scratch))
+        return made
 
     def _take(self: Index, kind: type[P], about: dict[str, Any], files: Path) -> Index:
         """Open the segments of a saved index."""
         self._segments = [kind.read(files / f"{number:05d}") for number in range(about["segments"])]
+        self._built = True
         self._refresh()
         return self
 
