@@ -165,6 +165,37 @@ def test_the_median_of_distances_is_the_width():
     np.testing.assert_allclose(scores, np.exp(-np.square(distances[0, 1:][order]) / (2 * sigma**2)))
 
 
+def test_the_median_of_an_even_number_of_distances_lies_between_the_middle_ones():
+    X = np.random.default_rng(0).standard_normal((4, 3))
+    distances = [np.linalg.norm(X[i] - X[j]) for i in range(4) for j in range(i)]
+    order, scores = LoReReranker(None, "rbf").rank(X[0], X[1:])
+    squared = np.square(X[1:] - X[0]).sum(1)[order]
+    np.testing.assert_allclose(scores, np.exp(-squared / (2 * np.median(distances) ** 2)))
+
+
+@pytest.mark.parametrize("kind", ["backwards", "read-only", "columns"])
+def test_arrays_of_any_layout(kind):
+    X = np.random.default_rng(0).standard_normal((9, 5))
+    view = {"backwards": X[::-1, ::-1], "read-only": X.copy(), "columns": np.asfortranarray(X)}[kind]
+    view.flags.writeable = False
+    expected, lore = view.copy(), LoReReranker(2)
+    for mine, theirs in zip(lore.rank(view[0], view[1:]), lore.rank(expected[0], expected[1:]), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(lore.transform(view), lore.transform(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_encoder_may_give_tensors_of_any_kind(dtype):
+    class Tensors:
+        def encode(self, texts, /):
+            return torch.from_numpy(HashEncoder().encode(texts)).to(dtype).requires_grad_()
+
+    texts = [f"text {number}" for number in range(6)]
+    assert LoReReranker(2, encoder=Tensors()).order("q", texts) == LoReReranker(2, encoder=HashEncoder()).order(
+        "q", texts
+    )
+
+
 def test_a_kernel_that_underflows_still_orders():
     X = 100 * np.random.default_rng(5).standard_normal((9, 6))
     order, scores = LoReReranker(3, "rbf", sigma=0.5).rank(X[0], X[1:])

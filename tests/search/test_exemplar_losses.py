@@ -97,6 +97,9 @@ def test_bad_calls(unchecked):
         greedy_map(torch.ones(2, 3), 1)
     with pytest.raises(ValueError, match="n=0"):
         greedy_map(torch.eye(2), 0)
+    for choose in (greedy_map, k_dpp_sample):
+        with pytest.raises(ValueError, match="row 1 of the kernel is not finite; leave that item out"):
+            choose(torch.diag(torch.tensor([1.0, torch.nan])), 1)
     with pytest.raises(ValueError, match="n=2 is above the kernel's rank of 1"):
         k_dpp_sample(torch.ones(3, 3), 2)
     one, two = torch.ones(1, 2), torch.ones(2, 2)

@@ -69,7 +69,7 @@ def greedy_map(kernel: Float[Tensor, "M M"], n: int) -> list[int]:
         Items in the order of their choice.
 
     Raises:
-        ValueError: n below 1, or a kernel that is not square.
+        ValueError: n below 1, or a kernel that is not square or not finite.
     """
     _check(kernel, n)
     L = kernel.detach().double()
@@ -98,7 +98,7 @@ def k_dpp_sample(kernel: Float[Tensor, "M M"], n: int, generator: torch.Generato
         generator: of the random numbers.
 
     Raises:
-        ValueError: n below 1 or above the kernel's rank, or a kernel that is not square.
+        ValueError: n below 1 or above the kernel's rank, or a kernel that is not square or not finite.
     """
     _check(kernel, n)
     values, vectors = torch.linalg.eigh(kernel.detach().double())
@@ -155,4 +155,7 @@ def _without(V: Float[Tensor, "M n"], item: int) -> Tensor:
 def _check(kernel: Tensor, n: int) -> None:
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
         raise ValueError(f"kernel has shape {tuple(kernel.shape)}; a square matrix is needed")
+    bad = (~kernel.isfinite()).any(1).nonzero()
+    if len(bad):
+        raise ValueError(f"row {int(bad[0])} of the kernel is not finite; leave that item out")
     at_least_one(n, "n")

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fullrank.search.dense import Encoder
+from fullrank.search.dense import Encoder, encoded
 from fullrank.search.protocols import Document, Ranking
 from fullrank.search.run import at_least_one
 
@@ -167,7 +167,7 @@ class LoReReranker:
     def _ranked(self, query: str, texts: Sequence[str]) -> tuple[Any, Any]:
         if self.encoder is None:
             raise ValueError("encoder=None: LoReReranker(encoder=...) is needed to order texts")
-        vectors = np.asarray(self.encoder.encode([query, *texts]))
+        vectors = encoded(self.encoder, [query, *texts])
         return self.rank(vectors[0], vectors[1:])
 
     def _scores(
@@ -208,7 +208,8 @@ class LoReReranker:
         squared = (norms.unsqueeze(-1) + norms.unsqueeze(-2) - 2 * H).clamp(min=0)
         pairs = torch.triu(present.unsqueeze(-1) & present.unsqueeze(-2), diagonal=1)
         distances = squared.sqrt().masked_fill(~pairs, torch.nan).flatten(1)
-        return distances.nanmedian(dim=-1).values.clamp(min=_EPS)
+        lower, upper = distances.nanmedian(dim=-1).values, -(-distances).nanmedian(dim=-1).values
+        return ((lower + upper) / 2).clamp(min=_EPS)  # of an even number of distances, torch gives the lower one
 
     def _tell(self, reason: str, words: str) -> None:
         """Warn, once for every reason."""
@@ -255,7 +256,7 @@ def _leading(G: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _as_float(X: Any) -> Tensor:
     """At least float32: half precision would tie what differs."""
-    tensor = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.asarray(X))
+    tensor = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.require(X, requirements=("C", "W")))
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
