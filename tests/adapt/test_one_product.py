@@ -95,3 +95,12 @@ def test_thin_products_stay_where_they_are_cheaper(monkeypatch):
     taken = calls(monkeypatch, model)
     model(torch.randn(40, 64))
     assert taken == [False]
+
+
+def test_a_trained_bias_is_none_without_gradients(method, monkeypatch):
+    frozen, trained = (adapted(method, bias=bias)[0].eval() for bias in ("none", "all"))
+    taken = calls(monkeypatch, frozen)
+    x = torch.randn(40, 14)
+    with torch.no_grad():
+        assert torch.equal(frozen(x), trained(x))
+    assert taken == [True, True]

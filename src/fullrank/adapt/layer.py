@@ -286,7 +286,8 @@ class DeltaLinear(DeltaLayer):
             return None
         # In half precision the weight would round a small change away.
         alike = x.dtype == base.weight.dtype == delta.dtype and x.dtype in (torch.float32, torch.float64)
-        if not alike or any(p.requires_grad for p in base.parameters()):
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in base.parameters())
+        if not alike or trained:
             return None
         return delta.in_one_product(x, base.weight, base.bias)
 
