@@ -12,6 +12,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
+from fullrank import adapt
 from fullrank.adapt import OWLoRACallback, OWLoRAConfig, OwloraConfig, load_tasks
 from fullrank.adapt.owlora_projection import Directions, max_cosine, orthonormality_penalty, principal_rank
 from fullrank.linalg import svd
@@ -417,6 +418,29 @@ def test_every_task_has_a_head_of_its_own():
     assert torch.allclose(output(model, "mlp"), high - 5)
 
 
+def test_a_head_that_only_an_earlier_task_trained_stays_in_use(tmp_path):
+    torch.manual_seed(0)
+    config = OWLoRAConfig(r=2, energy=0.3, target_modules=["0"], modules_to_save=["4"])
+    model = get_peft_model(build("mlp"), config, adapter_name="one")
+    head = model.base_model.model[4]
+    with torch.no_grad():
+        head.modules_to_save["one"].bias += 5
+    before = output(model, "mlp")
+    model.add_task("two", modules_to_save=["2"])
+    assert torch.equal(output(model, "mlp"), before)
+    assert not any(p.requires_grad for p in head.parameters())
+    model.save_pretrained(tmp_path)
+    assert torch.equal(output(load_tasks(build("mlp"), tmp_path), "mlp"), before)
+
+
+def test_alternatives_share_no_copy_of_a_module():
+    config = OWLoRAConfig(r=2, energy=0.3, target_modules=["0"], modules_to_save=["4"])
+    model = get_peft_model(build("mlp"), config, adapter_name="one")
+    model.add_adapter("other", OWLoRAConfig(r=2, energy=0.3, target_modules=["0"], modules_to_save=["4"]))
+    with pytest.raises(ValueError, match="Only one adapter can be set at a time for ModulesToSaveWrapper"):
+        model.base_model.set_adapter(["one", "other"])
+
+
 def test_tasks_on_different_layers():
     model = network(target_modules=["0"])
     train(model)
@@ -632,3 +656,8 @@ def test_a_weight_that_is_not_finite():
 def test_bad_configurations(unchecked, options, message):
     with pytest.raises(ValueError, match=message):
         OwloraConfig(**options)
+
+
+def test_names_as_peft_writes_them():
+    assert adapt.OWLoraConfig is adapt.OwloraConfig is OWLoRAConfig
+    assert adapt.OWLoraCallback is OWLoRACallback

@@ -46,7 +46,7 @@ from fullrank.adapt.loldu import (  # noqa: E402
     loldu_factors,
     loldu_parameter_groups,
 )
-from fullrank.adapt.owlora import OWLoRAConfig, OwloraConfig  # noqa: E402
+from fullrank.adapt.owlora import OWLoRAConfig, OWLoraConfig, OwloraConfig  # noqa: E402
 from fullrank.adapt.owlora_tasks import OWLoRALayer, OWLoRALinear, OWLoRAModel, load_tasks  # noqa: E402
 from fullrank.adapt.registration import register  # noqa: E402
 from fullrank.adapt.tuner import DeltaModel  # noqa: E402
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from fullrank.adapt.lamda_callback import LamdaCallback
     from fullrank.adapt.memory import TrainingMemory, training_memory
     from fullrank.adapt.methods import METHODS, AdapterMethod, adapter_method, size_for_budget, trainable_parameters
-    from fullrank.adapt.owlora_callback import OWLoRACallback
+    from fullrank.adapt.owlora_callback import OWLoRACallback, OWLoraCallback
     from fullrank.adapt.training import TrainingRecord, TrainingSettings, train
 
 __all__ = [
@@ -133,6 +133,8 @@ __all__ = [
     "OWLoRALayer",
     "OWLoRALinear",
     "OWLoRAModel",
+    "OWLoraCallback",
+    "OWLoraConfig",
     "OwloraConfig",
     "branch_alignment",
     "dwt2_grid",
@@ -165,6 +167,7 @@ __all__ = [
 _LATER = {
     "LamdaCallback": "lamda_callback",
     "OWLoRACallback": "owlora_callback",
+    "OWLoraCallback": "owlora_callback",
     "METHODS": "methods",
     "AdapterMethod": "methods",
     "adapter_method": "methods",

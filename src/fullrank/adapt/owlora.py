@@ -120,7 +120,7 @@ class OWLoRAConfig(DeltaConfig):
         return replace(config, r=groups * config.r, r_pattern={}, fused_groups={})
 
 
-OwloraConfig = OWLoRAConfig
+OWLoraConfig = OwloraConfig = OWLoRAConfig  # PEFT writes LoraConfig, and XLoraConfig
 
 
 class OWLoRADelta(Delta):

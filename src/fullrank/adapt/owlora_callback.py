@@ -40,3 +40,6 @@ class OWLoRACallback(TrainerCallback):
     ) -> None:
         """Project the parameters."""
         after_step(trained_branches(model))
+
+
+OWLoraCallback = OWLoRACallback

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.pytorch_utils import Conv1D
 
+from fullrank.adapt._peft import AuxiliaryTrainingWrapper
 from fullrank.adapt.layer import DeltaLayer
 from fullrank.adapt.owlora import OWLoRAConfig, OWLoRADelta
 from fullrank.adapt.owlora_projection import Directions
@@ -167,12 +168,29 @@ class OWLoRATuner(DeltaModel):
         return config, tensors
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        """Activate tasks; of a module that each task has a copy of (`modules_to_save`) the last one's is used."""
+        """Activate tasks; of a module that several of them have a copy of (`modules_to_save`) the last one's is used.
+
+        Raises:
+            ValueError: adapters that do not follow one another have copies of one module.
+        """
         names = [adapter_name] if isinstance(adapter_name, str) else adapter_name
+        if not self._follow(names):
+            super().set_adapter(adapter_name, inference_mode)
+            return
         super().set_adapter(names[-1:], inference_mode)
         for layer in layers_of(self):
             layer.set_adapter(names, inference_mode)
+        for module in self.model.modules():
+            if isinstance(module, AuxiliaryTrainingWrapper):
+                *_, last = [None, *(name for name in names if name in module._adapters)]
+                if last not in (None, names[-1]):
+                    module.set_adapter(last, inference_mode=True)  # of a task that is over
         self.active_adapter = adapter_name
+
+    def _follow(self, names: list[str]) -> bool:
+        """Whether one of these adapters is a task after another of them."""
+        configs = (cast(OWLoRAConfig, self.peft_config[name]) for name in names if name in self.peft_config)
+        return any(earlier in names for config in configs for earlier in config.earlier)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete a task that no later one follows.
