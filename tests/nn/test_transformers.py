@@ -140,6 +140,41 @@ def test_both_layers_keep_bfloat16():
         assert layer.bfloat16()(_tokens().bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **order: LowRankTransformerEncoderLayer(D, HEADS, 32, 4, 0.0, **order),
+        lambda **order: LinformerEncoderLayer(D, HEADS, TOKENS, 3, 32, 0.0, **order),
+    ],
+    ids=["low rank", "linformer"],
+)
+def test_torchs_encoder_stacks_both_layers(make, batch_first):
+    encoder = nn.TransformerEncoder(make(batch_first=batch_first), 2, enable_nested_tensor=False)
+    x, padding = _tokens(), _padding()
+    x = x if batch_first else x.transpose(0, 1)
+    expected = x
+    for layer in encoder.layers:
+        expected = layer(expected, src_key_padding_mask=padding)
+    torch.testing.assert_close(encoder(x, src_key_padding_mask=padding), expected)
+
+
+def test_masks_that_say_something_else_are_refused(unchecked):
+    low_rank = LowRankTransformerEncoderLayer(D, HEADS, 32, 4, batch_first=True)
+    linformer = LinformerEncoderLayer(D, HEADS, TOKENS, 3, 32)
+    for layer in (low_rank, linformer):
+        with pytest.raises(TypeError, match=r"padding_mask has dtype torch.uint8.*convert zeros and ones with .bool"):
+            layer(_tokens(), src_key_padding_mask=_padding().to(torch.uint8))
+        with pytest.raises(ValueError, match=r"src has shape \(6, 16\): \(batch, tokens, dim\) is needed"):
+            layer(_tokens()[0])
+    with pytest.raises(ValueError, match=r"key_padding_mask has shape \(6, 2\): \(2, 6\) is needed"):
+        linformer(_tokens(), src_key_padding_mask=_padding().T)
+    with pytest.raises(ValueError, match="numbers other than 0 and minus infinity"):
+        linformer(_tokens(), src_key_padding_mask=_padding().float())
+    with pytest.raises(ValueError, match=r"src_mask has shape \(5, 5\): \(6, 6\) or \(8, 6, 6\) is needed"):
+        low_rank(_tokens(), src_mask=torch.zeros(5, 5))
+
+
 def test_the_crossover_is_where_the_counts_meet():
     assert crossover_length(256, 128, 64) == 512
     assert crossover_length(768, 256, 256) == 2816

@@ -77,7 +77,16 @@ class EncoderLayer(nn.Module):
             src_mask: (tokens, tokens) or (batch * heads, tokens, tokens).
             src_key_padding_mask: (batch, tokens).
             is_causal: `src_mask` is the causal mask; without `src_mask` the layer makes it.
+
+        Raises:
+            ValueError: `src` has other axes, or a mask does not fit it.
+            TypeError: a mask of integers.
         """
+        if src.ndim != 3:
+            order = "batch, tokens" if self.batch_first else "tokens, batch"
+            raise ValueError(
+                f"src has shape {tuple(src.shape)}: ({order}, dim) is needed; a sequence is a batch of one"
+            )
         x = src if self.batch_first else src.transpose(0, 1)
         masks = (src_mask, src_key_padding_mask, is_causal)
         if self.norm_first:
@@ -116,6 +125,25 @@ def attend(
     scores = q @ k.mT * q.shape[-1] ** -0.5
     weights = (scores if mask is None else scores + mask).softmax(-1)
     return functional.dropout(weights, dropout) @ v
+
+
+def check_mask(name: str, mask: Tensor, *shapes: tuple[int, ...]) -> None:
+    """Refuse a mask of another shape, or of integers, whose meaning is not known.
+
+    Raises:
+        ValueError: another shape.
+        TypeError: neither booleans nor floating-point numbers.
+    """
+    if tuple(mask.shape) not in shapes:
+        raise ValueError(
+            f"{name} has shape {tuple(mask.shape)}: {' or '.join(map(str, shapes))} is needed, True where a token is "
+            "ignored"
+        )
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise TypeError(
+            f"{name} has dtype {mask.dtype}: a boolean mask is needed, True where a token is ignored, or a "
+            "floating-point one that is added to the scores; convert zeros and ones with .bool()"
+        )
 
 
 def check_heads(d_model: int, heads: int) -> None:

@@ -22,6 +22,7 @@ from fullrank.nn.encoder_layer import (
     Tokens,
     attend,
     check_heads,
+    check_mask,
     join_heads,
     split_heads,
 )
@@ -141,7 +142,7 @@ class LinformerSelfAttention(nn.Module):
         self,
         x: Float[Tensor, "first second dim"],
         attn_mask: Mask | None = None,
-        key_padding_mask: Bool[Tensor, "batch tokens"] | None = None,
+        key_padding_mask: Mask | None = None,
         is_causal: bool = False,
     ) -> Float[Tensor, "first second dim"]:
         """Attention from every token to k mixtures of all tokens.
@@ -149,12 +150,14 @@ class LinformerSelfAttention(nn.Module):
         Args:
             x: (batch, tokens, dim), or (tokens, batch, dim) without `batch_first`.
             attn_mask: refused.
-            key_padding_mask: True where a token is padding; its key and value become 0 before the projection.
+            key_padding_mask: (batch, tokens), True or minus infinity where a token is padding; its key and value become
+                0 before the projection.
             is_causal: refused.
 
         Raises:
             NotImplementedError: a mask between tokens, which has no meaning after the projection.
-            ValueError: more tokens than `seq_len`.
+            ValueError: more tokens than `seq_len`, or a padding mask that does not fit them.
+            TypeError: a padding mask of integers.
         """
         if attn_mask is not None or is_causal:
             raise NotImplementedError(
@@ -164,7 +167,7 @@ class LinformerSelfAttention(nn.Module):
         tokens = x if self.batch_first else x.transpose(0, 1)
         keys, values = self.k_proj(tokens), self.v_proj(tokens)
         if key_padding_mask is not None:
-            padding = key_padding_mask.unsqueeze(-1)
+            padding = _padding(key_padding_mask, tokens).unsqueeze(-1)
             keys, values = keys.masked_fill(padding, 0), values.masked_fill(padding, 0)
         mixed = attend(
             split_heads(self.q_proj(tokens), self.num_heads),
@@ -176,6 +179,20 @@ class LinformerSelfAttention(nn.Module):
         )
         output = self.out_proj(join_heads(mixed))
         return output if self.batch_first else output.transpose(0, 1)
+
+
+def _padding(mask: Tensor, tokens: Tensor) -> Bool[Tensor, "batch tokens"]:
+    """Where a token is padding, from a mask of booleans or one that is added to scores."""
+    check_mask("key_padding_mask", mask, tuple(tokens.shape[:2]))
+    if mask.dtype == torch.bool:
+        return mask
+    padding = mask == -math.inf
+    if not torch.compiler.is_compiling() and bool((mask[~padding] != 0).any()):
+        raise ValueError(
+            "key_padding_mask has numbers other than 0 and minus infinity: Linformer has no scores of single tokens "
+            "to add them to; give booleans, True where a token is padding"
+        )
+    return padding
 
 
 class LinformerEncoderLayer(EncoderLayer):
@@ -261,7 +278,7 @@ class LinformerEncoder(nn.Module):
     def forward(
         self,
         src: Float[Tensor, "first second dim"],
-        src_key_padding_mask: Bool[Tensor, "batch tokens"] | None = None,
+        src_key_padding_mask: Mask | None = None,
     ) -> Float[Tensor, "first second dim"]:
         """The layers one after another."""
         for layer in self.layers:

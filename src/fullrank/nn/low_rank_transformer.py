@@ -17,6 +17,7 @@ from fullrank.nn.encoder_layer import (
     Tokens,
     attend,
     check_heads,
+    check_mask,
     join_heads,
     split_heads,
 )
@@ -33,6 +34,9 @@ class LowRankMultiheadAttention(nn.Module):
         dropout: of the attention weights.
         bias: in the four maps.
         fused: False writes the n x n scores out, as before fused kernels.
+
+    Attributes:
+        batch_first: True, which `nn.TransformerEncoder` reads: inputs are (batch, tokens, dim).
 
     Raises:
         ValueError: heads that do not divide the width, or `rank` below 1.
@@ -51,7 +55,7 @@ class LowRankMultiheadAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(embed_dim, num_heads)
-        self.num_heads, self.dropout, self.fused = num_heads, dropout, fused
+        self.num_heads, self.dropout, self.batch_first, self.fused = num_heads, dropout, True, fused
         place = {"device": device, "dtype": dtype}
         self.q_proj = LowRankLinear(embed_dim, embed_dim, rank, bias, **place)
         self.k_proj = LowRankLinear(embed_dim, embed_dim, rank, bias, **place)
@@ -65,7 +69,12 @@ class LowRankMultiheadAttention(nn.Module):
         key_padding_mask: Mask | None = None,
         is_causal: bool = False,
     ) -> Tokens:
-        """Attention among the tokens; masks as in `nn.MultiheadAttention`: True, or minus infinity, is ignored."""
+        """Attention among the tokens; masks as in `nn.MultiheadAttention`: True, or minus infinity, is ignored.
+
+        Raises:
+            ValueError: a mask of another shape.
+            TypeError: a mask of integers.
+        """
         q, k, v = (split_heads(map_(x), self.num_heads) for map_ in (self.q_proj, self.k_proj, self.v_proj))
         mask = _additive(attn_mask, key_padding_mask, is_causal, q)
         mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0, self.fused)
@@ -186,16 +195,13 @@ def _additive(attn_mask: Tensor | None, key_padding_mask: Tensor | None, is_caus
         attn_mask = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).triu(1)
     mask = None
     if attn_mask is not None:
+        check_mask("src_mask", attn_mask, (tokens, tokens), (batch * heads, tokens, tokens))
         mask = _minus_infinity(attn_mask, q.dtype)
         if mask.ndim == 3:
             mask = mask.view(batch, heads, tokens, tokens)
     if key_padding_mask is None:
         return mask
-    if key_padding_mask.shape != (batch, tokens):
-        raise ValueError(
-            f"src_key_padding_mask has shape {tuple(key_padding_mask.shape)}: (batch, tokens) = {(batch, tokens)} is "
-            "needed, True where a token is ignored"
-        )
+    check_mask("src_key_padding_mask", key_padding_mask, (batch, tokens))
     padding = _minus_infinity(key_padding_mask, q.dtype)[:, None, None]
     return padding if mask is None else mask + padding
 
