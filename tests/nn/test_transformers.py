@@ -100,7 +100,10 @@ def test_padding_does_not_change_a_linformer(share):
     torch.testing.assert_close(layer(x)[1:, :4], layer(x)[1:, :4])
 
 
-@pytest.mark.parametrize(("share", "matrices"), [("headwise", 2 * 3 * 8), ("kv", 3 * 8), ("none", 2 * HEADS * 3 * 8)])
+@pytest.mark.parametrize(
+    ("share", "matrices"),
+    [("headwise", 2 * 3 * 8), ("kv", 3 * 8), ("none", 2 * HEADS * 3 * 8), ("layerwise", 3 * 8)],
+)
 def test_sharing_sets_the_number_of_projections(share, matrices):
     attention = LinformerSelfAttention(D, HEADS, 8, 3, share=share)
     assert sum(p.numel() for p in attention.parameters()) - 4 * (D * D + D) == matrices
@@ -115,6 +118,12 @@ def test_layerwise_sharing_has_one_projection_in_all_layers():
     assert len(owners) == 1
     encoder(_tokens()).sum().backward()
     assert encoder.layers[0].self_attn.E.weight.grad.abs().sum() > 0
+
+
+def test_layers_of_ones_own_share_the_projection_of_the_first():
+    first = LinformerSelfAttention(D, HEADS, 8, 3, share="layerwise")
+    second = LinformerSelfAttention(D, HEADS, 8, 3, share="layerwise", projection=first.E)
+    assert first.E is first.F is second.E is second.F
 
 
 def test_time_first_inputs_are_transposed():
@@ -193,8 +202,8 @@ def test_bad_options_are_refused(unchecked):
         LinformerSelfAttention(D, HEADS, 8, 3)(_tokens(), is_causal=True)
     with pytest.raises(ValueError, match="share='all' is not known"):
         LinformerSelfAttention(D, HEADS, 8, 3, share="all")
-    with pytest.raises(ValueError, match="share='layerwise' and projection=NoneType"):
-        LinformerSelfAttention(D, HEADS, 8, 3, share="layerwise")
+    with pytest.raises(ValueError, match="share='kv' with a projection"):
+        LinformerSelfAttention(D, HEADS, 8, 3, share="kv", projection=SequenceProjection(8, 3))
     with pytest.warns(UserWarning, match="k=9 exceeds seq_len=8"):
         LinformerSelfAttention(D, HEADS, 8, 9)
     with pytest.raises(ValueError, match="init='zeros' is not known"):

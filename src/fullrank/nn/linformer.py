@@ -91,16 +91,17 @@ class LinformerSelfAttention(nn.Module):
         seq_len: n_max, the longest input.
         k: projected length.
         share: "headwise" one E and one F for all heads; "kv" one matrix for keys and values; "none" an E and an F for
-            each head; "layerwise" the same matrix in every layer, given as `projection`.
+            each head; "layerwise" the same matrix in every layer: the first makes it, and the others are given its `E`
+            as `projection`. `LinformerEncoder` does that.
         dropout: of the attention weights.
         batch_first: whether inputs are (batch, tokens, dim).
         bias: in query, key, value and output map.
         fused: False writes the n x k scores out.
         init: see `SequenceProjection`.
-        projection: E of all layers, for "layerwise".
+        projection: E of all layers, for "layerwise"; default a new one.
 
     Raises:
-        ValueError: heads that do not divide the width, an unknown `share`, or "layerwise" without a `projection`.
+        ValueError: heads that do not divide the width, an unknown `share`, or a `projection` without "layerwise".
     """
 
     def __init__(
@@ -123,10 +124,9 @@ class LinformerSelfAttention(nn.Module):
         check_heads(embed_dim, num_heads)
         if share not in get_args(Share):
             raise ValueError(f"share={share!r} is not known; accepted: {', '.join(map(repr, get_args(Share)))}")
-        if (projection is None) == (share == "layerwise"):
+        if projection is not None and share != "layerwise":
             raise ValueError(
-                f"share={share!r} and projection={type(projection).__name__}: the projection of all layers is given "
-                'with share="layerwise", and only then'
+                f"share={share!r} with a projection: one of all layers is given with share='layerwise' only"
             )
         place = {"device": device, "dtype": dtype}
         self.num_heads, self.dropout, self.batch_first, self.fused = num_heads, dropout, batch_first, fused
@@ -211,7 +211,7 @@ class LinformerEncoderLayer(EncoderLayer):
         norm_first: layer norm before each part.
         share: see `LinformerSelfAttention`.
         fused: False writes the n x k scores out.
-        projection: E of all layers, for `share="layerwise"`.
+        projection: see `LinformerSelfAttention`.
     """
 
     def __init__(
