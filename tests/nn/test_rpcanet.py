@@ -252,6 +252,8 @@ def test_the_kept_spectrum_follows_the_weight():
     with torch.no_grad():
         layer.weight.mul_(2)
     is_right()
+    layer.weight.data.mul_(2)  # no version tells
+    is_right()
     layer.load_state_dict({"weight": torch.rand_like(layer.weight)})
     is_right()
     assert copy.deepcopy(layer)._kept == {}

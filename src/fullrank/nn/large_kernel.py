@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from fullrank.linalg import State, state_of
-
 Method = Literal["auto", "fft", "direct"]
 
 # Lengths of a tile's transform, all fast for every FFT library. A longer tile wastes less on its overlap, but the
@@ -48,7 +46,7 @@ class LargeKernelConv2d(nn.Module):
         self.method: Method = method
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as torch's convolutions start
-        self._kept: dict[tuple[int, int], tuple[tuple[State, torch.dtype], Tensor]] = {}
+        self._kept: dict[tuple[tuple[int, int], torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Float[Tensor, "batch in height width"]) -> Float[Tensor, "batch out height width"]:
         """The convolved maps, of the same height and width."""
@@ -76,13 +74,13 @@ class LargeKernelConv2d(nn.Module):
 
     def _spectrum(self, tile: tuple[int, int], dtype: torch.dtype) -> Complex[Tensor, "frequencies out in"]:
         weight = self.weight
-        keeps = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        state = state_of(weight) if keeps else None
-        if state is None:
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return _kernel_spectrum(weight.to(dtype), tile)
-        kept = self._kept.get(tile)
-        if kept is None or kept[0] != (state, dtype):
-            kept = self._kept[tile] = ((state, dtype), _kernel_spectrum(weight.to(dtype), tile))
+        kept = self._kept.get((tile, dtype))
+        # Compared by value, a fraction of a transform: what `weight.data` changes, no counter of versions tells.
+        if kept is None or kept[0].device != weight.device or not torch.equal(kept[0], weight):
+            kept = (weight.detach().clone(), _kernel_spectrum(weight.to(dtype), tile))
+            self._kept[tile, dtype] = kept
         return kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
