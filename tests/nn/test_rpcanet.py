@@ -433,6 +433,13 @@ def test_loss_of_certain_predictions():
     assert float(RPCALoss(binarize=True)(certain, x, (3 * mask).to(torch.uint8))) == pytest.approx(0, abs=1e-5)
 
 
+def test_the_loss_of_integer_images_is_that_of_the_images_they_stand_for():
+    x = picture()
+    image, output = (255 * x).round().to(torch.uint8), RPCANetOutput(x, x)
+    of_integers, of_numbers = (float(RPCALoss()(output, each, (x > 0.7).float())) for each in (image, image / 255))
+    assert of_integers == pytest.approx(of_numbers, rel=1e-6)
+
+
 def test_bad_masks(unchecked):
     x = picture()
     with pytest.raises(ValueError, match="mask has 255 among its values: 0 and 1 are accepted; pass binarize=True"):
@@ -445,6 +452,8 @@ def test_bad_images(unchecked):
     model = small().eval()
     with pytest.raises(ValueError, match=r"x has shape \(2, 3, 20, 24\): .* convert colour to grey first: x.mean"):
         model(picture().expand(-1, 3, -1, -1))
+    with pytest.raises(ValueError, match=r"x has shape \(0, 1, 20, 24\): \(batch, 1, height, width\), none of them 0"):
+        model(picture()[:0])
     with pytest.raises(
         TypeError, match=r"x has dtype torch.uint8: .* pass x.float\(\) / 255, or build .* normalize=True"
     ):

@@ -44,14 +44,14 @@ class RPCALoss(nn.Module):
     def forward(
         self,
         output: RPCANetOutput,
-        image: Float[Tensor, "batch channels height width"],
+        image: Shaped[Tensor, "batch channels height width"],
         mask: Shaped[Tensor, "batch 1 height width"],
     ) -> Float[Tensor, ""]:
         """The loss.
 
         Args:
             output: of the model.
-            image: what the model was given.
+            image: what the model was given; integers are divided by 255, as a model with `normalize=True` does.
             mask: any dtype.
 
         Raises:
@@ -63,5 +63,6 @@ class RPCALoss(nn.Module):
             )
         probability = torch.sigmoid(output.object_logits)
         y = binary_mask(mask, self.binarize).to(probability.dtype)
+        image = image if image.is_floating_point() else image.to(output.restored.dtype) / 255
         fidelity = nn.functional.mse_loss(output.restored, image)
         return soft_iou_loss(probability, y, self.smooth) + self.fidelity_weight * fidelity

@@ -97,7 +97,8 @@ class UnfoldedRPCA(nn.Module):
             output_stages: give B, T and D of every stage too.
 
         Raises:
-            ValueError: other channels, or a batch of one while the contrast prior's batch norms are trained.
+            ValueError: other channels, no images or pixels, or a batch of one while the contrast prior's batch norms
+                are trained.
             TypeError: integers, unless the model was built with `normalize=True`.
         """
         x = self._checked(x)
@@ -136,11 +137,12 @@ class UnfoldedRPCA(nn.Module):
 
     def _checked(self, x: Tensor) -> Tensor:
         channels = self.configuration["in_channels"]
-        if x.ndim != 4 or x.shape[1] != channels:
-            grey = "; convert colour to grey first: x.mean(1, keepdim=True)" if channels == 1 else ""
+        if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape:
+            colour = channels == 1 and x.ndim == 4 and x.shape[1] > 1
+            grey = "; convert colour to grey first: x.mean(1, keepdim=True)" if colour else ""
             raise ValueError(
-                f"x has shape {tuple(x.shape)}: (batch, {channels}, height, width) is accepted by a model with "
-                f"in_channels={channels}{grey}"
+                f"x has shape {tuple(x.shape)}: (batch, {channels}, height, width), none of them 0, is accepted by a "
+                f"model with in_channels={channels}{grey}"
             )
         if x.is_floating_point():
             return x
