@@ -38,7 +38,7 @@ def main() -> None:
             sparse_layers=2,
             merge_layers=1,
             epochs=chosen.epochs,
-            learning_rate=3e-3,
+            lr=3e-3,
             shrink=4,
             random_state=chosen.seed,
             on_progress=move,

@@ -31,7 +31,7 @@ def bright_squares(count=8, size=24):
 
 @pytest.fixture(scope="module")
 def trained():
-    return SparseObjectSegmenter(**SMALL, epochs=40, learning_rate=2e-2).fit(*bright_squares())
+    return SparseObjectSegmenter(**SMALL, epochs=40, lr=2e-2).fit(*bright_squares())
 
 
 def test_it_learns(trained):
@@ -63,7 +63,7 @@ def test_decomposition(trained):
 
 def test_shrinking_keeps_the_size():
     images, masks = bright_squares(size=29)
-    segmenter = SparseObjectSegmenter(**SMALL, shrink=2, epochs=40, learning_rate=2e-2).fit(images, masks)
+    segmenter = SparseObjectSegmenter(**SMALL, shrink=2, epochs=40, lr=2e-2).fit(images, masks)
     assert segmenter.predict_proba(images).shape == images.shape
     assert segmenter.score(images, masks) > 0.4  # squares of 5 do not fit a grid of 2
     stage = segmenter.decompose(images[:1])[0][-1]
@@ -163,7 +163,7 @@ def test_pretrained():
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs=0: use at least 1"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0: use a positive number"),
+        ({"lr": 0.0}, "lr=0.0: use a positive number"),
         ({"shrink": 0}, "shrink=0: use at least 1"),
         ({"crop": 0}, "crop=0: use a positive size"),
         ({"crop": 30}, "crop=30: at most 24 fits the smallest image"),

@@ -69,7 +69,8 @@ class SparseObjectSegmenter(_Segmenter):
         num_stages, channels, sparse_layers, merge_layers: of the network. Defaults 3, 16, 6, 3.
         contrast_kernel, memory, contrast: of RPCANet++. Defaults 17, True, True.
         background_layers: of RPCANet. Default 3.
-        epochs, batch_size, learning_rate, crop, augment: see `SegmentationTraining`. Defaults 40, 8, 1e-3, None, True.
+        epochs, batch_size, crop, augment: see `SegmentationTraining`. Defaults 40, 8, None, True.
+        lr: learning rate of the first step, see `SegmentationTraining`. Default 1e-3.
         shrink: average squares of so many pixels a side into one before the network sees them, and enlarge what it
             gives: s times as wide a view at 1 / s^2 of the work, for objects larger than that. Default 1.
         threshold: probability above which a pixel belongs to the object. Default 0.5.
@@ -97,7 +98,7 @@ class SparseObjectSegmenter(_Segmenter):
         background_layers: int = 3,
         epochs: int = 40,
         batch_size: int = 8,
-        learning_rate: float = 1e-3,
+        lr: float = 1e-3,
         crop: int | None = None,
         augment: bool = True,
         shrink: int = 1,
@@ -119,7 +120,7 @@ class SparseObjectSegmenter(_Segmenter):
         self.background_layers = background_layers
         self.epochs = epochs
         self.batch_size = batch_size
-        self.learning_rate = learning_rate
+        self.lr = lr
         self.crop = crop
         self.augment = augment
         self.shrink = shrink
@@ -150,9 +151,11 @@ class SparseObjectSegmenter(_Segmenter):
             )
         if self.shrink < 1:
             raise ValueError(f"shrink={self.shrink}: use at least 1")
+        if not self.lr > 0:
+            raise ValueError(f"lr={self.lr}: use a positive number")
         x, y = [self._shrunk(image) for image in x], [self._shrunk(mask.float()) > 0.5 for mask in y]
         training = SegmentationTraining(
-            self.epochs, self.batch_size, self.learning_rate, self.crop, self.augment, self.random_state
+            self.epochs, self.batch_size, self.lr, self.crop, self.augment, self.random_state
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
