@@ -103,6 +103,10 @@ def test_save_and_load(trained, tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(images), trained.predict_proba(images))
     assert loaded.get_params() == trained.get_params()
     assert loaded.loss_curve_ == trained.loss_curve_
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-100])
+    with pytest.raises(ValueError, match=r"model.safetensors is no safetensors file that can be read"):
+        SparseObjectSegmenter.load(folder)
     (folder / "segmenter.json").write_text(json.dumps({"settings": {"colour": 1}, "loss_curve": []}))
     with pytest.raises(ValueError, match=r"segmenter.json is no segmenter's: .*colour"):
         SparseObjectSegmenter.load(folder)
@@ -183,6 +187,9 @@ def test_bad_images(unchecked):
         segmenter.fit(images[..., None], masks)
     with pytest.raises(ValueError, match=r"image 0 has shape \(24, 24, 3\): .* convert colour with image.mean\(-1\)"):
         segmenter.fit([np.zeros((24, 24, 3))], masks)
+    for each in (segmenter, RobustPCASegmenter()):
+        with pytest.raises(ValueError, match="image 1 has NaN or infinity"):
+            each.fit([images[0], np.nan * images[1]], masks[:2]).predict([images[0], np.nan * images[1]])
     with pytest.raises(ValueError, match="8 images and 7 masks"):
         segmenter.fit(images, masks[:7])
     with pytest.raises(ValueError, match="the images have 2 sizes: give crop"):

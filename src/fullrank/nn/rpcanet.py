@@ -25,7 +25,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -164,14 +164,17 @@ class UnfoldedRPCA(nn.Module):
         """Read a file that `save` wrote; `UnfoldedRPCA.load` takes either model.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file is damaged or holds something else.
         """
-        with safe_open(path, "pt") as file:
-            described = file.metadata() or {}
-            kind = cls.kinds.get(described.get("model", ""))
-            if kind is None or not issubclass(kind, cls):
-                raise ValueError(f"{path} holds no {cls.__name__}: its metadata name {described.get('model')!r}")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, "pt") as file:
+                described = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no safetensors file that can be read: {error}") from error
+        kind = cls.kinds.get(described.get("model", ""))
+        if kind is None or not issubclass(kind, cls):
+            raise ValueError(f"{path} holds no {cls.__name__}: its metadata name {described.get('model')!r}")
         model = kind(**json.loads(described["configuration"]))
         model.load_state_dict(state)
         return model.to(next(tensor.dtype for tensor in state.values() if tensor.is_floating_point()))  # pyright: ignore[reportReturnType]

@@ -140,7 +140,7 @@ class SparseObjectSegmenter(_Segmenter):
 
         Raises:
             ValueError: shapes that do not belong together, mask values other than 0 and 1 without `binarize`, colour
-                images, or a setting out of range.
+                images, pixels that are not finite, or a setting out of range.
             TypeError: integer images without `normalize`.
         """
         x = self._grey(images)
@@ -176,7 +176,7 @@ class SparseObjectSegmenter(_Segmenter):
 
         Raises:
             NotFittedError: there is no network yet.
-            ValueError: colour images.
+            ValueError: colour images, or pixels that are not finite.
             TypeError: integer images without `normalize`.
         """
         check_is_fitted(self, "model_")
@@ -345,6 +345,8 @@ def _as_float(image: Tensor, number: int, normalize: bool) -> Tensor:
                 "the segmenter with normalize=True"
             )
         return image.float() / 255
+    if not bool(image.isfinite().all()):
+        raise ValueError(f"image {number} has NaN or infinity: finite values in [0, 1] are accepted")
     return image.float()
 
 
