@@ -95,9 +95,10 @@ class _MeanOverImages(Metric):
         raise NotImplementedError
 
     def update(self, prediction: Tensor, mask: Tensor) -> None:
-        """Add a batch (images, 1, H, W) or (images, H, W) of probabilities and masks."""
-        self.total += self.score(prediction, mask) * len(prediction)
-        self.images += len(prediction)
+        """Add a batch (images, 1, H, W) or (images, H, W) of probabilities and masks, or one image (H, W)."""
+        images = 1 if prediction.ndim == 2 else len(prediction)
+        self.total += self.score(prediction, mask) * images
+        self.images += images
 
     def compute(self) -> Tensor:
         """The mean of all batches."""
