@@ -90,6 +90,16 @@ def test_padding_and_neighbours_do_not_matter(pooling):
     torch.testing.assert_close(model(masked, ids != 0), logits)
 
 
+def test_a_text_without_words_can_be_told_from_nothing():
+    model, ids = classifier("lama", pooling_options={"on_empty": "zeros"}), words(10)
+    logits, A = model(torch.cat([ids, torch.zeros_like(ids[:1])]), need_weights=True)
+    torch.testing.assert_close(logits[:-1], model(ids))
+    torch.testing.assert_close(logits[-1:], model.classifier.output(torch.zeros(1, model.classifier.pooling.rows * 16)))
+    assert not A[-1].any()
+    with pytest.raises(ValueError, match=r"rows 0 have no words to attend to: leave them out$"):
+        classifier("han")(torch.zeros_like(ids[:1]))
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_everything_is_trained(pooling):
     model = classifier(pooling).train()

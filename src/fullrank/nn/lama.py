@@ -237,7 +237,7 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
         self._check_states(hidden)
         keep = as_keep_mask(hidden, mask, key_padding_mask)
         if self.on_empty == "error":
-            refuse_empty(hidden, keep)
+            refuse_empty(hidden, keep, "leave them out, or set on_empty='zeros'")
         return hidden, keep
 
     def _check_states(self, hidden: Any) -> None:
@@ -272,7 +272,7 @@ def head_redundancy(weights: Float[Tensor, "*batch heads tokens"]) -> Float[Tens
     Raises:
         ValueError: there are fewer than two heads.
     """
-    m = weights.shape[-2]
+    m = weights.shape[-2] if weights.ndim > 1 else 1
     if m < 2:
         raise ValueError(f"weights has shape {tuple(weights.shape)}: at least two heads are needed to compare")
     A = functional.normalize(weights, dim=-1)

@@ -135,12 +135,13 @@ class LAMAClassifier(nn.Module):
         Raises:
             TypeError: `input_ids` is text.
             ValueError: no integers of shape (batch, tokens), a mask that does not fit, padding before words, or a text
-                without words.
+                without words (unless the pooling is LAMA with `on_empty="zeros"`).
         """
         _check_ids(input_ids)
         keep = as_keep_mask(input_ids, mask)
         keep = input_ids != self.padding_idx if keep is None else keep
-        refuse_empty(input_ids, keep)
+        if getattr(self.classifier.pooling, "on_empty", "error") == "error":
+            refuse_empty(input_ids, keep)
         return self.classifier(self._states(input_ids, keep), keep, need_weights)
 
     def _states(self, input_ids: Tensor, keep: Bool[Tensor, "batch tokens"]) -> Tensor:
@@ -148,7 +149,10 @@ class LAMAClassifier(nn.Module):
         if bool((keep[:, 1:] & ~keep[:, :-1]).any()):
             raise ValueError("mask has padding before words: pad on the right (padding_side='right' of a tokenizer)")
         words = pack_padded_sequence(
-            self.dropout(self.embedding(input_ids)), keep.sum(1).cpu(), batch_first=True, enforce_sorted=False
+            self.dropout(self.embedding(input_ids)),
+            keep.sum(1).clamp(min=1).cpu(),  # of a text without words one state is computed, to which none attends
+            batch_first=True,
+            enforce_sorted=False,
         )
         return pad_packed_sequence(self.gru(words)[0], batch_first=True, total_length=input_ids.shape[1])[0]
 

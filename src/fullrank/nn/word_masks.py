@@ -39,8 +39,12 @@ def as_keep_mask(
     return marked if key_padding_mask is None else ~marked
 
 
-def refuse_empty(hidden: Shaped[Tensor, "batch tokens *dim"], keep: Bool[Tensor, "batch tokens"] | None) -> None:
-    """Raise an error that lists the texts without words; reads the mask back from the device.
+def refuse_empty(
+    hidden: Shaped[Tensor, "batch tokens *dim"],
+    keep: Bool[Tensor, "batch tokens"] | None,
+    advice: str = "leave them out",
+) -> None:
+    """Raise an error that lists the texts without words, and gives that advice; reads the mask back from the device.
 
     Raises:
         ValueError: there are some.
@@ -53,7 +57,7 @@ def refuse_empty(hidden: Shaped[Tensor, "batch tokens *dim"], keep: Bool[Tensor,
         empty = (~keep.any(1)).nonzero().flatten().tolist()
     if empty:
         shown = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-        raise ValueError(f"rows {shown} have no words to attend to: leave them out, or set on_empty='zeros'")
+        raise ValueError(f"rows {shown} have no words to attend to: {advice}")
 
 
 def masked_softmax(
