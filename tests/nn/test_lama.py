@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from fullrank.nn import LAMA, LowRankMultiHeadAttentionPooling, head_redundancy, orthogonality_penalty
+from fullrank.nn import LAMA, LAMAPooling, LowRankMultiHeadAttentionPooling, head_redundancy, orthogonality_penalty
 from fullrank.nn.lama_poolings import HANPooling, SelfAttentivePooling
 
 # --- reference numbers ------------------------------------------------------------------------------------------------
@@ -243,6 +243,10 @@ def test_it_contains_the_attention_of_han_and_of_lin():
         "P": torch.ones(6, 3) / 6, "Q": lin.W_s2.weight.T,
     })  # fmt: skip
     torch.testing.assert_close(same(H, context=torch.ones(6)), lin(H))
+
+
+def test_the_layer_has_short_names():
+    assert LAMA is LAMAPooling is LowRankMultiHeadAttentionPooling
 
 
 def test_parameter_counts():

@@ -10,7 +10,7 @@ from fullrank.nn.axial_rotation import axial_frequencies, axial_rotation, rotate
 from fullrank.nn.contrast import ContrastLayer, ContrastPrior
 from fullrank.nn.convolutional_lstm import ConvolutionalLSTM, Memory
 from fullrank.nn.gated_attention import GatedAttention, GatedSoftmaxAttention
-from fullrank.nn.lama import LAMA, LowRankMultiHeadAttentionPooling, head_redundancy, orthogonality_penalty
+from fullrank.nn.lama import LAMA, LAMAPooling, LowRankMultiHeadAttentionPooling, head_redundancy, orthogonality_penalty
 from fullrank.nn.lama_classifier import LAMAClassifier, PoolingClassifier
 from fullrank.nn.lama_poolings import pooling_layer
 from fullrank.nn.large_kernel import LargeKernelConv2d
@@ -81,6 +81,7 @@ __all__ = [
     "LAMAClassifier",
     "LAMAConfig",
     "LAMAForSequenceClassification",
+    "LAMAPooling",
     "LAMATextClassifier",
     "LESSAttention",
     "LESSBlock",

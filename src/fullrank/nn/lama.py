@@ -35,7 +35,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 
 class LowRankMultiHeadAttentionPooling(nn.Module):
-    """Pools a sequence of states into one vector per head, by low-rank bilinear attention; `LAMA` for short.
+    """Pools a sequence of states into one vector per head, by low-rank bilinear attention; also `LAMA`, `LAMAPooling`.
 
     The layer also covers neighbours: `temperature=0` is mean pooling; `project=False, context="mean"` is the known
     PyTorch port; one head with `rank=input_dim`, identity factors and neither activation nor normalisation is the
@@ -260,7 +260,7 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
         )
 
 
-LAMA = LowRankMultiHeadAttentionPooling
+LAMA = LAMAPooling = LowRankMultiHeadAttentionPooling
 
 
 def head_redundancy(weights: Float[Tensor, "*batch heads tokens"]) -> Float[Tensor, ""]:
