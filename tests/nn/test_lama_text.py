@@ -159,6 +159,11 @@ def test_damaged_files_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(content[:-4] + b"\0\0\0\1")
     with pytest.raises(ValueError, match=r"model.safetensors is damaged or does not belong to lama.json"):
         LAMATextClassifier.load(tmp_path)
+    for text, message in (("{", "lama.json is damaged: Expecting"), ("[]", "lama.json is no classifier's: it holds a")):
+        (tmp_path / "damaged").mkdir(exist_ok=True)
+        (tmp_path / "damaged" / "lama.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            LAMATextClassifier.load(tmp_path / "damaged")
     (tmp_path / "lama.json").write_text(json.dumps(about | {"format": 9}))
     with pytest.raises(ValueError, match="has format 9: this version reads format 1"):
         LAMATextClassifier.load(tmp_path)
@@ -220,6 +225,7 @@ def test_bad_texts(arguments, message, unchecked):
         ({"penalty": -1.0}, ValueError, "penalty=-1.0: use 0 or more"),
         ({"early_stopping": True, "validation_fraction": 1.0}, ValueError, "validation_fraction=1.0: use a share"),
         ({"pooling": "sum"}, ValueError, "pooling='sum': use one of"),
+        ({"token_pattern": "["}, ValueError, r"token_pattern='\[': use a regular expression"),
         ({"encoder": "/nowhere"}, FileNotFoundError, "encoder='/nowhere' is not a folder: use 'gru', 'bundled'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from pathlib import Path
@@ -151,7 +152,7 @@ class LAMATextClassifier(ClassifierMixin, BaseEstimator):
         if len(labels) != len(texts):
             raise ValueError(f"X has {len(texts)} texts and y {len(labels)} classes: give one class for every text")
         if len(classes) < 2:
-            raise ValueError(f"y has one class only, {classes[0]!r}: at least two are needed")
+            raise ValueError(f"y has one class only, {classes.tolist()[0]!r}: at least two are needed")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.classes_ = classes
         self.reader_ = self._reader(texts)
@@ -239,7 +240,12 @@ class LAMATextClassifier(ClassifierMixin, BaseEstimator):
             FileNotFoundError: the folder holds none, or the frozen encoder has moved.
             ValueError: it is damaged, or of another format.
         """
-        about = json.loads((Path(folder) / _ABOUT).read_text())
+        try:
+            about = json.loads((Path(folder) / _ABOUT).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{Path(folder) / _ABOUT} is damaged: {error}") from error
+        if not isinstance(about, dict):
+            raise ValueError(f"{Path(folder) / _ABOUT} is no classifier's: it holds a {type(about).__name__}")
         content = (Path(folder) / _WEIGHTS).read_bytes()
         if about.get("format") != _FORMAT:
             raise ValueError(f"{folder} has format {about.get('format')!r}: this version reads format {_FORMAT}")
@@ -298,6 +304,12 @@ class LAMATextClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError(f"{name}={getattr(self, name)!r}: use a positive number")
         if self.penalty < 0:
             raise ValueError(f"penalty={self.penalty!r}: use 0 or more")
+        try:
+            re.compile(self.token_pattern)
+        except re.error as error:
+            raise ValueError(
+                f"token_pattern={self.token_pattern!r}: use a regular expression of a word ({error})"
+            ) from error
         if self.early_stopping and not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction={self.validation_fraction!r}: use a share between 0 and 1")
 
