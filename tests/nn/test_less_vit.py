@@ -105,6 +105,13 @@ def test_wavelengths_of_every_image_and_in_micrometres():
     torch.testing.assert_close(micrometres.pooler_output, model(pixels, λ4).pooler_output)
 
 
+def test_a_resolution_from_numpy(unchecked):
+    model = build(attention_radius=90)
+    expected = model(images(), λ4, spatial_resolution=20).pooler_output
+    for resolution in (np.float32(20), np.int64(20), torch.tensor(20.0)):
+        assert torch.equal(model(images(), λ4, spatial_resolution=resolution).pooler_output, expected)
+
+
 def test_modalities_have_embeddings_of_their_own():
     model, pixels, λ = build(), images(6), [*λ4, 5500, 5700]
     apart = model(pixels, λ, modality_sizes=(4, 2))
@@ -174,11 +181,15 @@ def test_sizes_of_the_paper():
         ({"wavelengths": [490, 560]}, r"shape \(2,\) do not fit"),
         ({"wavelengths": [0.49, 0.56, 0.665, 0.842]}, "nanometres expected"),
         ({"wavelengths": [-490, 560, 665, 842]}, "positive"),
+        ({"wavelengths": [float("inf"), 560, 665, 842]}, "finite numbers of nanometres"),
         ({"wavelength_unit": "m"}, "'nm' or 'um'"),
+        ({"pixel_values": images()[0]}, r"pixel_values has shape \(4, 8, 12\): \(batch, channels, height, width\)"),
+        ({"pixel_values": images(height=0)}, r"pixel_values has shape \(2, 4, 0, 12\): .* none of them 0"),
         ({"pixel_values": images(4, 9, 15)}, "9 x 15 .* resize or crop to 8 x 16"),
         ({"pixel_values": torch.full((1, 4, 8, 8), float("nan"))}, "pass nodata_mask"),
         ({"nodata_mask": torch.zeros(2, 3, 8, 12, dtype=torch.bool)}, "nodata_mask of"),
         ({"spatial_resolution": 0}, "spatial_resolution=0"),
+        ({"spatial_resolution": float("inf")}, "spatial_resolution=inf"),
         ({"spatial_resolution": [10, 30]}, "group images"),
         ({"modality_sizes": (3, 2)}, "4 in all"),
         ({"bool_masked_pos": torch.zeros(2, 5, dtype=torch.bool)}, r"use \(2, 6\)"),
@@ -381,7 +392,10 @@ def test_modalities_that_are_not_encoded_are_predicted():
     passes = each._modes((4, 2))
     assert passes == ["optical", "radar", "multi"]
     assert each._modes((4, 0)) == ["multi"]
-    assert build(LESSViTForPreTraining, modal_mode="random")._modes((4, 2))[0] in passes
+    random = build(LESSViTForPreTraining, modal_mode="random")
+    drawn = [random._modes((4, 2), torch.Generator().manual_seed(seed))[0] for seed in range(20)]
+    assert drawn == [random._modes((4, 2), torch.Generator().manual_seed(seed))[0] for seed in range(20)]
+    assert set(drawn) == set(passes)
     assert each(pixels, λ, modality_sizes=(4, 2)).loss.item() > radar.loss.item()
     with pytest.raises(ValueError, match="channels of optical only"):
         build(LESSViTForPreTraining, modal_mode="radar")(images(), λ4)
@@ -540,6 +554,8 @@ def test_scaling_by_two_deviations():
     own = scale_by_deviation(images())
     torch.testing.assert_close(own.mean((0, 2, 3)), torch.full((4,), 0.5), rtol=0, atol=0.05)
     assert bool((scale_by_deviation(torch.ones(1, 2, 3, 3)).isfinite()).all())
+    counts = (1000 * pixels).to(torch.int16)
+    torch.testing.assert_close(scale_by_deviation(counts, [1000.5], [500.25]), scaled, rtol=0, atol=1e-3)
     with pytest.raises(ValueError, match="belong together"):
         scale_by_deviation(pixels, [1.0])
     with pytest.raises(ValueError, match="one a channel"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -21,7 +23,8 @@ def check_wavelengths(
     """Wavelengths in nanometres, one for every channel, on the images' device and in float64.
 
     Raises:
-        ValueError: none given, not one for every channel, not positive, or in micrometres.
+        ValueError: images of other axes or without pixels; no wavelengths given, not one for every channel, not
+            positive, or in micrometres.
     """
     if wavelengths is None:
         raise ValueError(
@@ -30,6 +33,11 @@ def check_wavelengths(
         )
     if unit not in ("nm", "um"):
         raise ValueError(f"wavelength_unit={unit!r}: use 'nm' or 'um'")
+    if pixel_values.ndim != 4 or 0 in pixel_values.shape:
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}: (batch, channels, height, width), none of them 0, is "
+            "accepted"
+        )
     λ = torch.as_tensor(wavelengths, dtype=torch.float64, device=pixel_values.device)
     batch, channels = pixel_values.shape[:2]
     if tuple(λ.shape) not in ((channels,), (1, channels), (batch, channels)):
@@ -40,8 +48,8 @@ def check_wavelengths(
         )
     if torch.compiler.is_compiling():
         return λ * 1000 if unit == "um" else λ
-    if not bool((λ > 0).all()):
-        raise ValueError(f"wavelengths={λ.tolist()}: use positive numbers of nanometres")
+    if not bool(((λ > 0) & λ.isfinite()).all()):
+        raise ValueError(f"wavelengths={λ.tolist()}: use positive, finite numbers of nanometres")
     if unit == "um":
         return λ * 1000
     if bool((λ < 100).all()):
@@ -60,7 +68,7 @@ def check_resolution(resolution: object) -> float:
     """
     if isinstance(resolution, Tensor) and resolution.numel() == 1:
         resolution = resolution.item()
-    if isinstance(resolution, int | float) and resolution > 0:
+    if isinstance(resolution, Real) and 0 < float(resolution) < math.inf:
         return float(resolution)
     raise ValueError(
         f"spatial_resolution={resolution}: use one positive number of metres per pixel; group images of different "

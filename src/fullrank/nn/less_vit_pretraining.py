@@ -143,7 +143,7 @@ class LESSViTForPreTraining(LESSViTPreTrainedModel):
             bool_masked_channels: True at the channels to hide. Default: drawn, `config.channel_mask_ratio` of those of
                 the encoded modalities, and all others.
             nodata_mask: True at pixels without data, which count for nothing in the loss.
-            generator: for the masks, on the images' device.
+            generator: for the masks and the modality of "random", on the images' device.
         """
         config = self.config
         sizes = check_modality_sizes(modality_sizes, pixel_values.shape[1], config.modalities)
@@ -154,7 +154,8 @@ class LESSViTForPreTraining(LESSViTPreTrainedModel):
         valid = self._valid(pixel_values, nodata_mask)
         patch_masking = as_masking(bool_masked_pos, patches.shape[::2], "bool_masked_pos")
         given = as_masking(bool_masked_channels, patches.shape[:2], "bool_masked_channels")
-        passes = [given] if given else [self._channel_masking(m, patches, sizes, generator) for m in self._modes(sizes)]
+        modes = [] if given else self._modes(sizes, generator)
+        passes = [given] if given else [self._channel_masking(mode, patches, sizes, generator) for mode in modes]
         outputs = [
             self._predict(
                 shown, scene, sizes, channels, patch_masking or self._patch_masking(patches, generator), patches, valid
@@ -200,7 +201,7 @@ class LESSViTForPreTraining(LESSViTPreTrainedModel):
             valid &= ~nodata_mask
         return patchify(pad(valid, (0, -width % p, 0, -height % p)), p)
 
-    def _modes(self, sizes: Sequence[int]) -> list[str]:
+    def _modes(self, sizes: Sequence[int], generator: torch.Generator | None = None) -> list[str]:
         """The modalities to encode, one entry for every pass."""
         present = [name for name, size in zip(self.config.modalities, sizes, strict=True) if size]
         modes = [*present, "multi"] if len(present) > 1 else ["multi"]
@@ -208,7 +209,8 @@ class LESSViTForPreTraining(LESSViTPreTrainedModel):
         if mode == "each":
             return modes
         if mode == "random":
-            return [modes[int(torch.randint(len(modes), ()))]]
+            device = None if generator is None else generator.device
+            return [modes[int(torch.randint(len(modes), (), generator=generator, device=device))]]
         if mode != "multi" and mode not in present:
             raise ValueError(f"modal_mode={mode!r}, but the images have channels of {', '.join(present)} only")
         return [mode]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fullrank.nn.less_positions import Number
@@ -62,7 +62,7 @@ class SensorSpec:
         return SensorSpec(self.name, resolution=self.resolution, modality=self.modality, **chosen)
 
     def scale(
-        self, images: Float[Tensor, "*batch channels height width"]
+        self, images: Shaped[Tensor, "*batch channels height width"]
     ) -> Float[Tensor, "*batch channels height width"]:
         """Images scaled to [0, 1] with `scale_by_deviation` and the sensor's statistics, or their own without."""
         if images.shape[-3] != len(self.wavelengths):
@@ -71,14 +71,14 @@ class SensorSpec:
 
 
 def scale_by_deviation(
-    images: Float[Tensor, "*batch channels height width"],
+    images: Shaped[Tensor, "*batch channels height width"],
     mean: Sequence[Number] | Float[Tensor, "channels"] | None = None,
     std: Sequence[Number] | Float[Tensor, "channels"] | None = None,
 ) -> Float[Tensor, "*batch channels height width"]:
     """(x - (μ - 2σ)) / 4σ, clipped to [0, 1]: two standard deviations around the mean of every channel fill the range.
 
     Args:
-        images: in any unit.
+        images: in any unit; integers, as archives store them, are read as float32.
         mean, std: of every channel in that unit. Default: those of `images`.
 
     Raises:
@@ -86,6 +86,7 @@ def scale_by_deviation(
     """
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: pass both, or neither")
+    images = images if images.is_floating_point() else images.float()
     if mean is None or std is None:
         others = [axis for axis in range(images.ndim) if axis != images.ndim - 3]
         μ, σ = images.mean(others), images.std(others)
