@@ -444,6 +444,8 @@ def test_bad_options(kind, options, message, unchecked):
             {},
             r"x has 12 tokens, but grid=\(3, 3\) has 3 x 3 = 9 places: tokens must lie on the grid",
         ),
+        ((2, 12, 16), 12, {}, r"grid=12: \(rows, columns\) is accepted"),
+        ((2, 12, 16), (-3, -4), {}, r"grid=\(-3, -4\): \(rows, columns\) is accepted, two whole numbers of at least 1"),
         ((2, 13, 16), (3, 4), {}, "class or register tokens .* num_prefix_tokens"),
         ((2, 12, 16), (3, 4), {"num_prefix_tokens": 1}, "12 places and num_prefix_tokens=1"),
         ((2, 16, 3, 4), None, {"num_prefix_tokens": 1}, "no place for the num_prefix_tokens=1"),
@@ -453,7 +455,7 @@ def test_bad_options(kind, options, message, unchecked):
         ((2, 16), None, {}, r"x has shape \(2, 16\): \(batch, tokens, 16\) with a grid"),
     ],
 )
-def test_bad_inputs(shape, grid, options, message):
+def test_bad_inputs(shape, grid, options, message, unchecked):
     with pytest.raises(ValueError, match=message):
         build(**options)(random(*shape), grid)
 

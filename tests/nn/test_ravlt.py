@@ -403,7 +403,7 @@ def test_official_checkpoints(tmp_path):
     torch.testing.assert_close(model.head.bias, source.head.bias + 1)
 
 
-def test_checkpoints_that_do_not_fit(tmp_path):
+def test_checkpoints_that_do_not_fit(tmp_path, unchecked):
     model, state = small(), official(small())
     with torch.device("meta"):
         other = official(ravlt_small())
@@ -424,6 +424,9 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         model.load_official_state_dict(state | {"layers.0.RoPE.angle": torch.ones(4)})
     with pytest.raises(ValueError, match=r"the checkpoint has no 'model_ema' .* pass ema=False"):
         model.load_official_state_dict({"model": state}, ema=True)
+    for nothing in ([state], {"model": 3}):
+        with pytest.raises(ValueError, match=r"the checkpoint holds a (list|int): a state dict is accepted"):
+            model.load_official_state_dict(nothing)
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         model.load_official_state_dict(tmp_path / "none.pth")
 
@@ -440,6 +443,7 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         ({"stem_stride": 3}, "stem_stride=3: use one of 4, 2, 1"),
         ({"global_pool": "max"}, "global_pool='max': use 'avg', or ''"),
         ({"global_pool": ""}, "global_pool='' leaves a map, which num_classes=5 cannot classify"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate=1.0: use a share in \[0, 1\)"),
         ({"num_heads": (1, 3, 2, 4)}, "dim=8 is not a multiple of num_heads=3"),
     ],
 )

@@ -99,8 +99,8 @@ class GatedAttention(nn.Module):
             The shape of `x`; a four-axis output is in channels_last memory.
 
         Raises:
-            ValueError: the shape of `x` is neither, its batch is empty, the grid is missing or does not have as many
-                places as there are tokens.
+            ValueError: the shape of `x` is neither, its batch is empty, the grid is missing, not two numbers, or does
+                not have as many places as there are tokens.
         """
         tokens, grid, rotation = self.prepare(x, grid, rotation)
         parts = [self._mix(part, grid, rotation) for part in tokens.split(_images_at_once(tokens))]
@@ -186,6 +186,8 @@ class GatedAttention(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1, 2), (rows, columns)
 
     def _check_grid(self, tokens: int, grid: tuple[int, int]) -> None:
+        if not isinstance(grid, tuple | list) or len(grid) != 2 or min(grid) < 1:
+            raise ValueError(f"grid={grid!r}: (rows, columns) is accepted, two whole numbers of at least 1")
         rows, columns = grid
         prefix = self.num_prefix_tokens
         if prefix + rows * columns == tokens:

@@ -47,8 +47,8 @@ class RAVLT(nn.Module):
         global_pool: "avg", or "" for no pooling (with num_classes=0).
 
     Raises:
-        ValueError: options by stage are not as many as there are stages, an attention kind or stride is unknown, or
-            widths and heads do not fit.
+        ValueError: options by stage are not as many as there are stages, an attention kind or stride is unknown,
+            widths and heads do not fit, or a rate is out of range.
     """
 
     def __init__(
@@ -73,6 +73,8 @@ class RAVLT(nn.Module):
         plan = _plan(embed_dims, depths, num_heads, mlp_ratios, attn_kinds, layer_scale)
         if stem_stride not in _STEM_STRIDES:
             raise ValueError(f"stem_stride={stem_stride}: use one of {', '.join(map(str, _STEM_STRIDES))}")
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate={drop_path_rate}: use a share in [0, 1)")
         self.num_classes, self.global_pool, self.drop_rate = num_classes, global_pool, drop_rate
         self.num_features = self.head_hidden_size = head_width
         self.embed_dims, self.depths = tuple(embed_dims), tuple(depths)

@@ -64,7 +64,7 @@ def load_official_state_dict(model: RAVLT, source: Mapping[str, Any] | str | Pat
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a key of the checkpoint is missing or unknown, or the shapes are those of another size.
+        ValueError: it is no state dict, a key of it is missing or unknown, or the shapes are those of another size.
     """
     state = _state(_read(source) if isinstance(source, str | Path) else source, ema)
     given, expected = from_official(state), model.state_dict()
@@ -90,8 +90,14 @@ def _read(file: str | Path) -> Mapping[str, Any]:
 
 def _state(checkpoint: Mapping[str, Any], ema: bool) -> Mapping[str, Tensor]:
     wanted = "model_ema" if ema else "model"
+    state = checkpoint.get(wanted, checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"the checkpoint holds a {type(state).__name__}: a state dict is accepted, alone or under 'model' or "
+            "'model_ema'"
+        )
     if wanted in checkpoint:
-        return checkpoint[wanted]
+        return state
     if ema or "model_ema" in checkpoint:
         held = ", ".join(sorted(checkpoint)[:_SHOWN])
         raise ValueError(f"the checkpoint has no {wanted!r} (it holds {held}, ...): pass ema={not ema}")
