@@ -3,7 +3,15 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from fullrank.compress import FixedRank, FWSVDMethod, Layer, collect_statistics, compress, fisher_scale
+from fullrank.compress import (
+    FixedRank,
+    FWSVDMethod,
+    Layer,
+    collect_statistics,
+    compress,
+    fisher_scale,
+    gather_statistics,
+)
 from fullrank.linalg import weighted_svd
 from fullrank.nn import LowRankLinear
 
@@ -143,3 +151,26 @@ def test_bad_fisher_and_options_are_refused(unchecked):
         compress(bert(), "fwsvd")
     with pytest.raises(ValueError, match="the batch has no labels"):
         compress(bert(), "fwsvd", data=[{"input_ids": torch.ones(2, 4, dtype=torch.int64)}])
+
+
+@pytest.mark.parametrize("method", ["svd", "asvd", "whiten", "fwsvd", "fwsvd-output", "fwsvd-both"])
+def test_statistics_are_gathered_once_for_several_sizes(method):
+    model, batches = bert(), texts()
+    found = gather_statistics(model, method, data=batches)
+    for rank in (3, 5):
+        at_once = compress(model, method, data=batches, rank_rule=FixedRank(rank))
+        later = compress(model, method, statistics=found, rank_rule=FixedRank(rank))
+        assert later.report.layers == at_once.report.layers
+        assert later.report.options == at_once.report.options
+        for one, other in zip(later.model.parameters(), at_once.model.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_statistics_of_something_else_are_refused():
+    model, found = bert(), gather_statistics(bert(), "asvd", data=texts())
+    with pytest.raises(ValueError, match=r"lack moments: gather them with gather_statistics\(model, 'whiten'"):
+        compress(model, "whiten", statistics=found)
+    with pytest.raises(ValueError, match="statistics holds none of the 3 layers"):
+        compress(mlp(), "asvd", statistics=found)
+    with pytest.raises(ValueError, match="method 'greenformers' keeps no statistics"):
+        gather_statistics(model, "snmf", data=texts())

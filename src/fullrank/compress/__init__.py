@@ -18,7 +18,7 @@ from fullrank.compress.beta_rank import (  # noqa: E402
     stability_fraction,
 )
 from fullrank.compress.cifar_networks import CifarResNet, CifarVGG, resnet_ratios  # noqa: E402
-from fullrank.compress.compressing import Compressed, compress  # noqa: E402
+from fullrank.compress.compressing import Compressed, compress, gather_statistics  # noqa: E402
 from fullrank.compress.compressor_comparison import CompressorComparison, compare_compressors  # noqa: E402
 from fullrank.compress.filter_pruner import FilterPruner  # noqa: E402
 from fullrank.compress.filter_scores import filter_l1, hrank, map_ranks, random_scores  # noqa: E402
@@ -205,6 +205,7 @@ __all__ = [
     "describe_layers",
     "fisher_scale",
     "fisher_sums",
+    "gather_statistics",
     "labelled_losses",
     "load",
     "register_kind",

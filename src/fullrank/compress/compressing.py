@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from fullrank._files import write_bytes, write_json
 from fullrank.compress.kinds import build, describe
 from fullrank.compress.layers import Layer, Targets, replace_module, select_layers
+from fullrank.compress.low_rank import LowRankMethod
 from fullrank.compress.method import Job, Method, Replaced, relative_error
 from fullrank.compress.methods import method_of
 from fullrank.compress.report import CompressionReport, LayerReport
+from fullrank.compress.statistics import LayerStatistics
 from fullrank.tasks.losses import SampleLosses
 
 OnProgress = Callable[[int, int, str], None]
@@ -111,6 +113,42 @@ def compress(
         remarks=() if reports else ("no layer became smaller: every one stays as it was",),
     )
     return Compressed(small, report)
+
+
+def gather_statistics(
+    model: nn.Module,
+    method: str | Method,
+    *,
+    data: Iterable[Any],
+    sample_losses: SampleLosses | None = None,
+    target_modules: Targets | None = None,
+    exclude_modules: Targets = (),
+    on_progress: OnProgress = lambda done, total, text: None,
+    **options: Any,
+) -> dict[str, LayerStatistics]:
+    """What a method of ranks looks at, gathered once for several calls.
+
+        found = gather_statistics(model, "fwsvd", data=batches)
+        for share in (0.8, 0.6, 0.4):
+            small = compress(model, "fwsvd", statistics=found, rank_rule=RatioRank(share))
+
+    Args:
+        model, method, data, sample_losses, target_modules, exclude_modules, on_progress, options: see `compress`.
+
+    Returns:
+        Statistics by layer name; of no other use for a method that looks at weights only.
+
+    Raises:
+        ValueError: a method that gathers no statistics by layer, and see `compress`.
+    """
+    chosen = method_of(method, options)
+    if not isinstance(chosen, LowRankMethod):
+        raise ValueError(
+            f"method {chosen.name!r} keeps no statistics: those that do are svd, asvd, whiten, and the kinds of fwsvd"
+        )
+    targets = chosen.targets if target_modules is None else target_modules
+    layers = select_layers(model, targets, exclude_modules, chosen.kinds, chosen.grouped).layers
+    return chosen.gather(Job(model, layers, data, sample_losses, on_progress))
 
 
 class _Finished:

@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fullrank._saving import save
-from fullrank.compress.compressing import OnProgress, compress
+from fullrank.compress.compressing import OnProgress, compress, gather_statistics
 from fullrank.compress.layers import Targets
+from fullrank.compress.low_rank import LowRankMethod
 from fullrank.compress.methods import METHODS, method_of
 from fullrank.compress.rank_rules import RatioRank
 from fullrank.compress.report import CompressionReport
@@ -222,15 +223,21 @@ def compare_compressors(
     batches = list(itertools.islice(quality.batches(batch_size), max(1, num_samples // batch_size)))
     rows: list[ComparedCompressor] = []
     skipped: dict[str, str] = {}
+    shared: dict[str, Any] = {}
     size = sum(t.numel() * t.element_size() for t in (*original.parameters(), *original.buffers()))
     for number, setting in enumerate(plan):
         name = f"{setting.method} {setting.setting}"
         on_progress(number, len(plan), name)
+        asked: dict[str, Any] = {
+            "data": batches,
+            "sample_losses": quality.sample_losses,
+            "target_modules": target_modules,
+            "exclude_modules": exclude_modules,
+        }
         try:
-            small = compress(
-                original, setting.method, data=batches, sample_losses=quality.sample_losses,
-                target_modules=target_modules, exclude_modules=exclude_modules, **setting.options,
-            )  # fmt: skip
+            if setting.method not in shared:  # of one method at a time: they may fill much of the memory
+                shared = {setting.method: _shared(original, setting.method, asked)}
+            small = compress(original, setting.method, **asked, **shared[setting.method], **setting.options)
         except (ValueError, RuntimeError) as error:
             skipped[name] = str(error)
             continue
@@ -241,6 +248,13 @@ def compare_compressors(
     return CompressorComparison(
         str(model), examples.source, quality.metric, quality.lower_is_better, before, size, tuple(rows), skipped
     )
+
+
+def _shared(model: Any, method: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that all sizes of a method have in common: its statistics, gathered once."""
+    if not isinstance(method_of(method, {}), LowRankMethod):
+        return {}
+    return {"statistics": gather_statistics(model, method, **asked)}
 
 
 def _settings(method: str, keeps: Sequence[float], bits: Sequence[int]) -> list[Setting]:

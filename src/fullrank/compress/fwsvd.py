@@ -74,9 +74,15 @@ class FWSVDMethod(LowRankMethod):
         )
         return Weighting(left, right)
 
-    def _statistics(self, job: Job) -> dict[str, LayerStatistics]:
+    def gather(self, job: Job) -> dict[str, LayerStatistics]:
+        """See `LowRankMethod.gather`; given Fisher sums go before the data.
+
+        Raises:
+            KeyError: layers without Fisher sums.
+            ValueError: sums that do not fit a layer.
+        """
         if self.fisher is None:
-            return super()._statistics(job)
+            return super().gather(job)
         if missing := [layer.name for layer in job.layers if layer.name not in self.fisher]:
             raise KeyError(f"fisher has no sums for {', '.join(missing[:3])} ({len(missing)} layers are missing)")
         return {layer.name: self._given(layer, self.fisher[layer.name]) for layer in job.layers}

@@ -7,7 +7,7 @@ choice of L and R, and every rank rule applies to the singular values of L W R.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,17 +50,22 @@ class LowRankMethod(Method):
         rank_rule: how large a rank each layer gets; default half of its parameters.
         split: which factor takes the singular values; see `LowRankLinear.from_linear`.
         num_samples: samples of data to gather statistics from; default all.
+        statistics: those of `gather_statistics`, by layer name, in place of data.
     """
 
     kinds = LINEAR + CONVOLUTIONS
     needs: tuple[Wanted, ...] = ()
 
     def __init__(
-        self, rank_rule: RankRule | None = None, split: Split = "left", num_samples: int | None = None
+        self,
+        rank_rule: RankRule | None = None,
+        split: Split = "left",
+        num_samples: int | None = None,
+        statistics: Mapping[str, LayerStatistics] | None = None,
     ) -> None:
         self.rank_rule = rank_rule or RatioRank(0.5)
         self.split: Split = split
-        self.num_samples = num_samples
+        self.num_samples, self.statistics = num_samples, statistics
 
     @abstractmethod
     def weighting(self, layer: Layer, statistics: LayerStatistics) -> Weighting:
@@ -72,7 +77,7 @@ class LowRankMethod(Method):
 
     def steps(self, job: Job) -> Iterator[Step]:
         """Gather statistics, decompose where the rule needs spectra, and factorise layer by layer."""
-        statistics = self._statistics(job)
+        statistics = self.gather(job)
         used = [layer for layer in job.layers if layer.name in statistics]
         weightings = {layer.name: self.weighting(layer, statistics[layer.name]) for layer in used}
         spectra = []
@@ -98,9 +103,16 @@ class LowRankMethod(Method):
             **({} if self.num_samples is None else {"num_samples": self.num_samples}),
         }
 
-    def _statistics(self, job: Job) -> dict[str, LayerStatistics]:
+    def gather(self, job: Job) -> dict[str, LayerStatistics]:
+        """What the method looks at, by layer name; without layers that the task does not use.
+
+        Raises:
+            ValueError: no data, or given statistics that are those of another model or method.
+        """
         if not self.needs:
             return {layer.name: LayerStatistics() for layer in job.layers}
+        if self.statistics is not None:
+            return self._known(job.layers, self.statistics)
         batches = job.need_batches(self.name, "give data=[batch, ...] as the model is called with, with labels")
         return collect_statistics(
             job.model,
@@ -112,6 +124,18 @@ class LowRankMethod(Method):
             skip_unreached=True,
             on_progress=lambda samples: job.progress(0, len(job.layers), f"statistics of {samples} samples"),
         )
+
+    def _known(self, layers: Sequence[Layer], statistics: Mapping[str, LayerStatistics]) -> dict[str, LayerStatistics]:
+        known = {layer.name: statistics[layer.name] for layer in layers if layer.name in statistics}
+        if not known:
+            raise ValueError(f"statistics holds none of the {len(layers)} layers: gather them at this model")
+        for name, found in known.items():
+            if lacking := [needed for needed in self.needs if getattr(found, needed) is None]:
+                raise ValueError(
+                    f"statistics of {name} lack {', '.join(lacking)}: gather them with gather_statistics(model, "
+                    f"{self.name!r}, data=...)"
+                )
+        return known
 
     def _decompose(self, layer: Layer, weighting: Weighting, rank: int | None = None) -> SVD:
         try:

@@ -281,28 +281,28 @@ def _similarity(trial: Trial, size: Size) -> None:
     plain: dict[str, list[float]] = {}
     differences: list[float] = []
     draws = trial.pick(smoke=trial.seeds, quick=trial.seeds[:2], full=trial.seeds)
+    # Nothing is random in plain SVD; above 0.6 no order is claimed.
     plan = [
-        (seed, ratio, name)
+        (seed, name, size.ratios if seed == trial.seeds[0] else tuple(ratio for ratio in size.ratios if ratio <= 0.6))
         for seed in draws
-        for ratio in size.ratios
         for name in ("SVD", *_METHODS)
-        # Nothing is random in plain SVD; above 0.6 no order is claimed.
-        if seed == trial.seeds[0] or (name != "SVD" and ratio <= 0.6)
+        if seed == trial.seeds[0] or name != "SVD"
     ]
     runs = trial.steps(
         {
-            f"{name} {ratio} seed={seed} {size}": partial(_compressed, size, name, ratio, seed)
-            for seed, ratio, name in plan
+            f"{name} {ratios} seed={seed} {size}": partial(_compressed, size, name, ratios, seed)
+            for seed, name, ratios in plan
         },
         "sentence similarity of MiniLM",
     )
-    for (_, ratio, name), run in zip(plan, runs, strict=True):
-        found.setdefault(f"{name} {ratio:g}", []).append(run["spearman"])
-        if name == "SVD":
-            plain[f"{ratio:g}"] = run["errors"]
-        elif name == "FWSVD":
-            pairs = zip(run["errors"], plain[f"{ratio:g}"], strict=True)
-            differences.append(min(mine - theirs for mine, theirs in pairs))
+    for (_, name, ratios), run in zip(plan, runs, strict=True):
+        for ratio in map("{:g}".format, ratios):
+            found.setdefault(f"{name} {ratio}", []).append(run[ratio]["spearman"])
+            if name == "SVD":
+                plain[ratio] = run[ratio]["errors"]
+            elif name == "FWSVD":
+                pairs = zip(run[ratio]["errors"], plain[ratio], strict=True)
+                differences.append(min(mine - theirs for mine, theirs in pairs))
     mean, spread = mean_and_spread(found)
     at = min(size.ratios)
     _measure(trial, "closer-than-svd", mean, spread, ["SVD 0.6", "FWSVD 0.6", "SVD 0.5", "FWSVD 0.5"])
@@ -372,28 +372,36 @@ def _dense(size: Size) -> dict[str, Any]:
     return {"spearman": quality.measure(model)[quality.metric], "kept": kept}
 
 
-def _compressed(size: Size, name: str, ratio: float, seed: int) -> dict[str, Any]:
-    """Quality and relative errors by layer of one method."""
+def _compressed(size: Size, name: str, ratios: tuple[float, ...], seed: int) -> dict[str, Any]:
+    """Quality and relative errors by layer of one method, by ratio."""
+    from fullrank.compress import gather_statistics
+
     model, quality = _encoder("stsb", size.samples, size.pairs, seed)
-    small = _compress(model, quality, name, ratio, size)
-    return {
-        "spearman": quality.measure(small.model)[quality.metric],
-        "errors": [layer.error for layer in small.report.layers],
-    }
+    found = gather_statistics(model, _METHODS.get(name, "svd"), **_asked(quality, size))
+    runs = {}
+    for ratio in ratios:
+        small = _compress(model, quality, name, ratio, size, statistics=found)
+        runs[f"{ratio:g}"] = {
+            "spearman": quality.measure(small.model)[quality.metric],
+            "errors": [layer.error for layer in small.report.layers],
+        }
+    return runs
 
 
-def _compress(model: Any, quality: Quality, name: str, ratio: float, size: Size) -> Any:
+def _compress(model: Any, quality: Quality, name: str, ratio: float, size: Size, **options: Any) -> Any:
     from fullrank.compress import RatioRank, compress
 
-    return compress(
-        model,
-        _METHODS.get(name, "svd"),
-        data=quality.batches(),
-        sample_losses=quality.sample_losses,
-        rank_rule=RatioRank(ratio),
-        target_modules=size.targets,
-        exclude_modules=["pooler.dense"],
-    )
+    method = _METHODS.get(name, "svd")
+    return compress(model, method, **_asked(quality, size), rank_rule=RatioRank(ratio), **options)
+
+
+def _asked(quality: Quality, size: Size) -> dict[str, Any]:
+    return {
+        "data": quality.batches(),
+        "sample_losses": quality.sample_losses,
+        "target_modules": size.targets,
+        "exclude_modules": ["pooler.dense"],
+    }
 
 
 def _fine_tuned(trial: Trial, size: Size) -> None:
