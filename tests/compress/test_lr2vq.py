@@ -626,3 +626,64 @@ def test_weights_that_are_not_finite_are_refused():
         lr2vq.prepare(model, _config())
     with pytest.raises(ValueError, match="3 has nan"):
         compress(model, "lr2vq", k=8)
+
+
+def test_the_facts_of_a_layer_are_its_attributes():
+    layer = VQConv2d.from_conv(_conv(), _settings(9, 4))
+    assert (layer.shape, layer.m, layer.d, layer.k) == (tuple(_conv().weight.shape), 9, 4, layer.settings.k)
+
+
+def test_a_layer_has_more_dimensions_than_subvectors_where_they_are_asked_for():
+    conv = nn.Conv2d(1, 8, 3)  # 8 subvectors of 9 entries
+    layer = VQConv2d.from_conv(conv, VQSettings(9, 9, 2))
+    torch.testing.assert_close(layer.weight, conv.weight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layer.projection.mT @ layer.projection, torch.eye(9), rtol=1e-4, atol=1e-5)
+    rows = lr2vq.estimate_dim(conv.weight.detach(), 9, 2).rows
+    assert [row.d for row in rows] == list(range(1, 10))
+    assert rows[-1].lowrank == 0
+
+
+@pytest.mark.parametrize("stage", ["lowrank", "fixed", "dkm", "ste", "frozen", "hard"])
+def test_a_state_dict_is_loaded_in_the_mode_that_it_was_saved_in(stage):
+    def prepared(assign):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(2, 16, 3), nn.Flatten(), nn.Linear(16, 4))
+        return lr2vq.prepare(model, LR2VQConfig({"conv3x3": 9}, k=4, dim=3, assign=assign))
+
+    made = prepared(stage if stage in ("fixed", "ste") else "dkm")
+    if stage != "lowrank":
+        lr2vq.cluster(made)
+    if stage == "frozen":
+        lr2vq.freeze_codes(made)
+    if stage == "hard":
+        lr2vq.finalize(made)
+    other = prepared("dkm")
+    other.load_state_dict(made.state_dict())
+    assert (other[0].mode, set(other.state_dict())) == (made[0].mode, set(made.state_dict()))
+    x = torch.randn(2, 2, 3, 3)
+    assert torch.equal(other.eval()(x), made.eval()(x))
+    made.load_state_dict(prepared("dkm").state_dict())  # and back
+    assert made[0].mode == "lowrank"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 2.5}, r"k=2\.5: at least 2 codewords"),
+        ({"dim": True}, "dim=True"),
+        ({"dkm_iters": 0}, "dkm_iters=0"),
+        ({"axis": "rows"}, "axis='rows' is not known"),
+        ({"assign": "soft"}, "assign='soft' is not known"),
+        ({"subvector_size": 0}, "subvector_size=0: 1 entry"),
+        ({"subvector_size": {"linear": 2.5}}, r"subvector_size=2\.5 for linear"),
+    ],
+)
+def test_bad_numbers_and_names_are_refused_at_once(options, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        LR2VQConfig(**options)
+
+
+def test_one_pattern_of_names_is_enough():
+    model = nn.Sequential(nn.Linear(16, 64), nn.Linear(64, 16))
+    config = LR2VQConfig(k=4, dim=2, skip_modules="0")
+    assert lr2vq.prepare(model, config).lr2vq_left == {"0": "skip_modules names it"}

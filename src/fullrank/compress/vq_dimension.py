@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from fullrank.compress.quantization import wide
 from fullrank.compress.subvectors import Axis, SubvectorLayout
@@ -85,7 +86,7 @@ def estimate_dim(
     S = SubvectorLayout(tuple(weight.shape), m, axis, groups, pad).cut(wide(weight.detach()))
     check_k(k, len(S), "weight")
     factors = svd(S)
-    energy = factors.S.to(torch.float64).square()
+    energy = functional.pad(factors.S.to(torch.float64).square(), (0, m - len(factors.S)))  # n may be less than m
     total = float(energy.sum().clamp_min(torch.finfo(torch.float64).tiny))
     generator = torch.Generator().manual_seed(seed)
     rows = []

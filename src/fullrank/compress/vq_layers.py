@@ -105,6 +105,7 @@ class VQLayer(nn.Module):
         projection: P, (m, d); None without one.
     """
 
+    bias: nn.Parameter | None
     lrr: Tensor
     codebook: Tensor
     projection: Tensor
@@ -112,10 +113,34 @@ class VQLayer(nn.Module):
     indices: Tensor
     packed: Tensor
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return self.layout.shape
+
+    @property
+    def m(self) -> int:
+        """Entries of a subvector."""
+        return self.settings.m
+
+    @property
+    def d(self) -> int:
+        """Entries of its low-rank representation."""
+        return self.settings.d
+
+    @property
+    def k(self) -> int:
+        """Codewords."""
+        return self.settings.k
+
     def _begin(self, layout: SubvectorLayout, settings: VQSettings, mode: Mode, place: Mapping[str, Any]) -> None:
         self.layout, self.settings, self.mode, self.tau = layout, settings, mode, settings.tau
         self._decoded: Tensor | None = None
-        n, (m, d, k) = layout.count, (settings.m, settings.d, settings.k)
+        self._hold(mode, self._blank(mode, **place))
+
+    def _blank(self, mode: Mode, device: Any, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        """The tensors of a mode, without values."""
+        n, (m, d, k) = self.layout.count, (self.m, self.d, self.k)
         shapes = {
             "lrr": (n, d),
             "codebook": (k, d),
@@ -124,16 +149,10 @@ class VQLayer(nn.Module):
             "distance": (),
             "packed": (packed_bytes(n, code_bits(k)),),
         }
-        floating = getattr(torch, settings.codebook_dtype) if mode == "hard" else place["dtype"]
+        floating = getattr(torch, self.settings.codebook_dtype) if mode == "hard" else dtype
         kinds = {"indices": torch.int32, "packed": torch.uint8}
         names = [name for part in self._roles(mode) for name in part]
-        self._hold(
-            mode,
-            {
-                name: torch.zeros(shapes[name], dtype=kinds.get(name, floating), device=place["device"])
-                for name in names
-            },
-        )
+        return {name: torch.zeros(shapes[name], dtype=kinds.get(name, floating), device=device) for name in names}
 
     def _roles(self, mode: Mode) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Parameters and buffers of a mode."""
@@ -157,7 +176,7 @@ class VQLayer(nn.Module):
     def _start(self, weight: Tensor) -> None:
         """Z and P of a dense weight: P = V_d of S = U Sigma V^T, and Z = S P."""
         S = self.layout.cut(wide(weight.detach()))
-        P = svd(S, self.settings.d).Vh.mT if self.settings.projected else None
+        P = _leading(S, self.d) if self.settings.projected else None
         Z = S if P is None else S @ P
         self._hold("lowrank", _cast(weight.dtype, lrr=Z, projection=P))
 
@@ -275,9 +294,24 @@ class VQLayer(nn.Module):
         self._decoded = None
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Load a layer of any mode, and go on in that mode."""
+        stored = {name for name in _NAMES if f"{prefix}{name}" in state_dict}
+        role = next((role for role in _TENSORS if stored == self._stored(role)), None)
+        if role is not None and role != (self.mode if self.mode != "soft" else self.settings.assign):
+            mode: Any = role if role in ("lowrank", "hard") else "soft"
+            if mode == "soft":
+                self.settings = replace(self.settings, assign=role)
+            own = self.lrr if self.mode == "lowrank" else self.codebook
+            trained = torch.float32 if self.bias is None else self.bias.dtype  # codebooks of hard codes are narrower
+            self._hold(mode, self._blank(mode, own.device, trained if self.mode == "hard" else own.dtype))
         self._decoded = None
-        super()._load_from_state_dict(*args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _stored(self, role: str) -> set[str]:
+        """Names in a state dict of a mode, or of a way to find codes."""
+        names = {name for part in _TENSORS[role] for name in part}
+        return names if self.settings.projected else names - {"projection"}
 
     def _facts(self) -> str:
         s = self.settings
@@ -460,6 +494,15 @@ class VQConv2d(VQLayer):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"{self._facts()}"
         )
+
+
+def _leading(S: Tensor, d: int) -> Tensor:
+    """The d leading directions of the rows of S; beyond the rank that S can have, any that are orthogonal to these."""
+    V = svd(S, min(d, *S.shape)).Vh.mT
+    if V.shape[1] == d:
+        return V
+    rest = torch.linalg.qr(torch.cat([V, torch.eye(len(V), dtype=V.dtype, device=V.device)], 1)).Q
+    return torch.cat([V, rest[:, V.shape[1] : d]], 1)
 
 
 def _typical(distances: Tensor) -> Tensor:

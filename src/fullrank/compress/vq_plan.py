@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -39,8 +39,8 @@ class LR2VQConfig:
         tau_final: at the end; see `lr2vq.anneal`.
         dkm_iters: rounds of soft k-means in one step of training.
         projection: "layer" has one P for each layer; "none" has none: plain product quantisation, d = m.
-        skip_modules: regular expressions for whole names of layers that stay dense; default the first convolution of
-            a ResNet.
+        skip_modules: regular expressions, or one, for whole names of layers that stay dense; default the first
+            convolution of a ResNet.
         k_pattern: k by regular expression for a name.
         codebook_dtype: in which codebooks and projections are stored.
         pad: fill up with zeros where m does not divide a layer.
@@ -61,7 +61,7 @@ class LR2VQConfig:
     tau_final: float = 0.05
     dkm_iters: int = 5
     projection: Projection = "layer"
-    skip_modules: Sequence[str] = ("conv1",)
+    skip_modules: Sequence[str] | str = ("conv1",)
     k_pattern: Mapping[str, int] = field(default_factory=dict)
     codebook_dtype: str = "float16"
     pad: bool = False
@@ -71,16 +71,26 @@ class LR2VQConfig:
 
     def __post_init__(self) -> None:
         for name, k in {"k": self.k, **self.k_pattern}.items():
-            if k < 2:
-                raise ValueError(f"{name}={k}: at least 2 codewords are needed")
+            if not _whole(k, 2):
+                raise ValueError(f"{name}={k!r}: at least 2 codewords are needed, a whole number")
+        sizes = self.subvector_size if isinstance(self.subvector_size, Mapping) else {"": self.subvector_size}
+        for kind, m in sizes.items():
+            if not _whole(m, 1):
+                raise ValueError(f"subvector_size={m!r}{' for ' * bool(kind)}{kind}: 1 entry or more is accepted")
+        if not _whole(self.dkm_iters, 1):
+            raise ValueError(f"dkm_iters={self.dkm_iters!r}: 1 round or more is accepted")
+        for name, values in (("axis", Axis), ("assign", Assign), ("projection", Projection)):
+            if getattr(self, name) not in get_args(values):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not known; accepted: {', '.join(map(repr, get_args(values)))}"
+                )
         if isinstance(self.dim, str) and self.dim != "auto":
             raise ValueError(f"dim={self.dim!r}: a number of dimensions, a share of m such as 0.5, or 'auto'")
-        if isinstance(self.dim, int | float) and (self.dim <= 0 or (isinstance(self.dim, float) and self.dim > 1)):
+        share = isinstance(self.dim, float) and 0 < self.dim <= 1
+        if not isinstance(self.dim, str) and not share and not _whole(self.dim, 1):
             raise ValueError(f"dim={self.dim}: d >= 1, or a share of m above 0.0 and up to 1.0 is accepted")
         if not 0 < self.tau_final <= self.tau:
             raise ValueError(f"tau={self.tau}, tau_final={self.tau_final}: tau >= tau_final > 0 is needed")
-        if self.projection not in ("layer", "none"):
-            raise ValueError(f"projection={self.projection!r} is not known; accepted: 'layer', 'none'")
         if not getattr(getattr(torch, self.codebook_dtype, None), "is_floating_point", False):
             raise ValueError(f"codebook_dtype={self.codebook_dtype!r} is no floating-point dtype of torch")
 
@@ -152,7 +162,8 @@ def plan_model(model: nn.Module, config: LR2VQConfig) -> Plan:
         ValueError: no layer can be, or one has an m that does not divide it.
     """
     names = [name for name, module in model.named_modules() if isinstance(module, QUANTISED)]
-    skipped = {name for name in names if any(re.fullmatch(pattern, name) for pattern in config.skip_modules)}
+    patterns = [config.skip_modules] if isinstance(config.skip_modules, str) else config.skip_modules
+    skipped = {name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)}
     asked = "|".join(re.escape(name) for name in names if name not in skipped)
     selection = select_layers(model, asked, kinds=QUANTISED, grouped=True)
     left = {name: "skip_modules names it" for name in names if name in skipped} | selection.left
@@ -235,6 +246,10 @@ class _Block(NamedTuple):
     module: nn.Module
     layout: SubvectorLayout
     settings: VQSettings
+
+
+def _whole(number: Any, least: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= least
 
 
 def _layout(layer: Layer, settings: VQSettings) -> SubvectorLayout:
