@@ -270,6 +270,10 @@ def test_the_sensitivity_of_every_layer(tmp_path):
         ({"bits_pattern": {"query": 16}}, "bits=16: whole"),
         ({"rank": -1}, "rank=-1: 0 "),
         ({"iterations": 0}, "iterations=0: 1 "),
+        ({"rank": 2.5}, r"rank=2\.5: 0 "),
+        ({"rank": True}, "rank=True: 0 "),
+        ({"iterations": 1.5}, r"iterations=1\.5: 1 "),
+        ({"group_size": 2.5}, r"group_size=2\.5: -1"),
         ({"quantizer": "awq"}, "quantizer='awq' is not known; accepted: rtn, gptq, zeroquant-local"),
         ({"scaling": "qera"}, "scaling='qera' is not known; accepted: none, lqer, diag, exact"),
         ({"lowrank_dtype": "int4"}, "lowrank_dtype='int4' is not known"),
@@ -331,7 +335,7 @@ def test_bad_factors_are_refused(unchecked):
         lorc_factors(weight, weight.to(torch.int8), 2)
     with pytest.raises(ValueError, match=r"weight has shape \(40, 32\), quantized_weight \(32, 40\)"):
         lorc_factors(weight, weight.mT, 2)
-    for rank in (-1, 33):
+    for rank in (-1, 33, 2.5):
         with pytest.raises(ValueError, match=rf"rank={rank} does not fit its shape \(40, 32\): 0 to 32"):
             lorc_factors(weight, weight, rank)
     with pytest.raises(ValueError, match=r"scale has shape \(40,\): \(32,\) or \(32, 32\) fits"):

@@ -89,11 +89,11 @@ class LoRCConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is not known; accepted: {', '.join(map(str, values))}"
                 )
-        if self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations}: 1 (LoRC) or more is accepted")
+        if not _whole(self.iterations, 1):
+            raise ValueError(f"iterations={self.iterations!r}: 1 (LoRC) or more is accepted")
         for rank in (self.rank, *self.rank_pattern.values()):
-            if rank < 0:
-                raise ValueError(f"rank={rank}: 0 (no compensation) or more is accepted")
+            if not _whole(rank, 0):
+                raise ValueError(f"rank={rank!r}: 0 (no compensation) or more is accepted")
         for bits in self.bits_pattern.values():
             check_bits(bits)
         self.grid_of("")  # refuses bad bits and groups
@@ -271,6 +271,10 @@ def _patterned(pattern: Mapping[str, int], layer: str, default: int) -> int:
     return next((value for key, value in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", layer)), default)
 
 
+def _whole(number: Any, least: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= least
+
+
 def _check_weights(weight: Any, quantized_weight: Any, name: str) -> None:
     for argument, value in (("weight", weight), ("quantized_weight", quantized_weight)):
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -289,8 +293,8 @@ def _check_weights(weight: Any, quantized_weight: Any, name: str) -> None:
 
 
 def _check_rank(rank: int, shape: Sequence[int], name: str) -> None:
-    if not 0 <= rank <= min(shape):
-        raise ValueError(f"{name}: rank={rank} does not fit its shape {tuple(shape)}: 0 to {min(shape)} is accepted")
+    if not _whole(rank, 0) or rank > min(shape):
+        raise ValueError(f"{name}: rank={rank!r} does not fit its shape {tuple(shape)}: 0 to {min(shape)} is accepted")
 
 
 def _checked_scale(scale: Tensor, E: Tensor, name: str) -> Tensor:

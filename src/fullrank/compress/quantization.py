@@ -74,8 +74,8 @@ class Grid:
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
-        if self.group_size != -1 and self.group_size < 1:
-            raise ValueError(f"group_size={self.group_size}: -1 (a whole row) or a number of inputs is accepted")
+        if not isinstance(self.group_size, int) or (self.group_size != -1 and self.group_size < 1):
+            raise ValueError(f"group_size={self.group_size!r}: -1 (a whole row) or a number of inputs is accepted")
         for name, accepted in (("grid", GridName), ("sym_mode", SymmetricMode), ("scale_dtype", ScaleDtype)):
             if getattr(self, name) not in get_args(accepted):
                 raise ValueError(
