@@ -283,6 +283,10 @@ def test_bad_calls_are_refused():
         beta_rank(model, x[:1])
     with pytest.raises(ValueError, match="data holds no batch"):
         beta_rank(model, [])
+    with pytest.raises(ValueError, match="data holds a batch without samples"):
+        beta_rank(model, [x, x[:0]])
+    with pytest.raises(ValueError, match="normalizer=0: "):
+        stability_fraction([torch.rand(4)], normalizer=0)
     with pytest.raises(ValueError, match="data is missing"):
         beta_rank(model, None)
     with pytest.raises(ValueError, match=r"0 had inputs of shape \(3, 9, 9\) and now of \(3, 8, 8\)"):

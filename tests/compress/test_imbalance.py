@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
@@ -61,6 +62,11 @@ def test_some_classes_stay_whole():
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_tensors_with_a_gradient_are_taken():
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], requires_grad=True)
+    assert imbalanced_report(torch.tensor([0, 1, 1]), scores).recalls == (1.0, 0.5)
+
+
 def test_bad_calls_are_refused():
     for shapes in (([0, 1], [0.5, 0.5]), ([0], [[0.5, 0.5], [0.5, 0.5]]), ([], np.zeros((0, 2)))):
         with pytest.raises(ValueError, match=r"\(samples,\) and \(samples, classes\) are needed"):

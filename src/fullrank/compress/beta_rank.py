@@ -134,7 +134,8 @@ def stability_fraction(
             of E gives 1/E and E choices without overlap 1.
 
     Raises:
-        ValueError: no ranking, rankings of different lengths, a fraction outside (0, 1], or an unknown `which`.
+        ValueError: no ranking, rankings of different lengths, a fraction outside (0, 1], an unknown `which`, or a
+            normalizer below 1.
     """
     if not rankings or len({len(scores) for scores in rankings}) > 1:
         raise ValueError(
@@ -144,6 +145,8 @@ def stability_fraction(
         raise ValueError(f"fraction={fraction}: a share in (0, 1] is accepted")
     if which not in ("top", "bottom"):
         raise ValueError(f"which={which!r} is not known; accepted: 'top', 'bottom'")
+    if normalizer is not None and normalizer < 1:
+        raise ValueError(f"normalizer={normalizer}: the number of filters of all methods is at least 1")
     count = max(1, int(fraction * len(rankings[0])))
     chosen = [set(scores.argsort(stable=True, descending=which == "top")[:count].tolist()) for scores in rankings]
     return len(set.union(*chosen)) / (normalizer or count * len(chosen))

@@ -64,7 +64,7 @@ def forward_batches(model: nn.Module, batches: Batches, layers: Mapping[str, nn.
         How many samples were seen.
 
     Raises:
-        ValueError: no batch.
+        ValueError: no batch, or one without samples.
     """
 
     def hook(name: str) -> Callable[..., None]:
@@ -76,8 +76,10 @@ def forward_batches(model: nn.Module, batches: Batches, layers: Mapping[str, nn.
         with evaluating(model), torch.no_grad():
             for batch in listed(batches):
                 batch = without_labels(model, batch)
+                if not (size := batch_size(batch)):
+                    raise ValueError("data holds a batch without samples: leave it out")
                 call(model, batch)
-                seen += batch_size(batch)
+                seen += size
     finally:
         for handle in handles:
             handle.remove()

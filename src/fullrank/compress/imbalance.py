@@ -41,14 +41,16 @@ def imbalanced_report(y_true: Any, y_prob: Any) -> ImbalancedReport:
 
     Args:
         y_true: (samples,) classes from 0.
-        y_prob: (samples, classes) probabilities or any scores that rank; the highest is the prediction.
+        y_prob: (samples, classes) probabilities or any scores that rank, of NumPy or torch; the highest is the
+            prediction.
 
     Raises:
         ValueError: shapes that do not fit, classes outside the columns, no sample, or scores that are not finite.
     """
     from sklearn.metrics import confusion_matrix, roc_auc_score  # slow to load
 
-    truth, scores = np.asarray(y_true), np.asarray(y_prob, dtype=np.float64)
+    truth, scores = (v.detach().cpu() if hasattr(v, "detach") else v for v in (y_true, y_prob))  # tensors of torch
+    truth, scores = np.asarray(truth), np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or truth.shape != scores.shape[:1] or not len(truth):
         raise ValueError(
             f"y_true of shape {truth.shape} and y_prob of shape {scores.shape}: (samples,) and (samples, classes) are "
