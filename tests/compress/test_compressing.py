@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
@@ -128,6 +129,23 @@ def test_another_module_is_loaded_into_its_skeleton(tmp_path):
         load(folder)
     with pytest.raises(ValueError, match="Linear has no layer '0': it is not the model that was compressed"):
         load(folder, skeleton=nn.Linear(2, 2))
+
+
+def test_tensors_with_two_names_are_saved_once(tmp_path):
+    def build():
+        layer, table, head = nn.Linear(12, 12), nn.Embedding(9, 12), nn.Linear(12, 9)
+        head.weight = table.weight
+        return nn.Sequential(table, layer, nn.ReLU(), layer, head)
+
+    small = compress(build(), "svd", rank_rule=FixedRank(2)).model
+    folder = save(small, tmp_path / "small")
+    known = load_file(folder / "model.safetensors")
+    assert len(known) == 1 + 3 + 1  # table, two factors and a bias, the head's bias
+    loaded = load(folder, skeleton=build())
+    assert loaded[1] is loaded[3]
+    assert loaded[0].weight is loaded[4].weight
+    ids = torch.arange(9)
+    torch.testing.assert_close(loaded(ids), small.eval()(ids))
 
 
 def test_nothing_is_overwritten_and_damage_is_named(tmp_path):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -52,8 +52,7 @@ def save(model: nn.Module, folder: str | Path, report: CompressionReport | None 
     if isinstance(model, PreTrainedModel):
         _save_pretrained(model, folder, layers)
     else:
-        state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        save_model(model, str(folder / "model.safetensors"))
     facts = {"format": FORMAT, "model_class": type(model).__name__, "layers": layers}
     write_json(folder / FACTS, facts | ({} if report is None else {"report": report.to_dict()}))
     return folder
@@ -76,7 +75,7 @@ def load(folder: str | Path, skeleton: nn.Module | None = None, **options: Any) 
     facts = read_facts(folder)
     if skeleton is not None:
         rebuild_layers(skeleton, facts["layers"])
-        skeleton.load_state_dict(load_file(folder / "model.safetensors"))
+        load_model(skeleton, folder / "model.safetensors")
         return skeleton.eval()
     import transformers
 
