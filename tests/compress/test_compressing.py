@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from fullrank.compress import (
     METHODS,
@@ -120,6 +120,16 @@ def test_a_model_of_transformers_is_saved_and_loaded_without_its_weights(tmp_pat
     assert not hasattr(bert().config, "quantization_config")
 
 
+def test_a_model_that_initialises_the_layers_inside_its_blocks_is_loaded(tmp_path):
+    config = T5Config(vocab_size=40, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=3, decoder_start_token_id=0)
+    ids = torch.randint(1, 40, (2, 6))
+    small = compress(T5ForConditionalGeneration(config), "fwsvd", data=[{"input_ids": ids, "labels": ids}]).model
+    loaded = load(save(small, tmp_path / "small"))
+    assert describe_layers(loaded) == describe_layers(small)
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
 def test_another_module_is_loaded_into_its_skeleton(tmp_path):
     small = compress(convolutional(), "svd", target_modules="all").model
     folder = save(small, tmp_path / "small")
@@ -214,6 +224,12 @@ def test_bad_calls_are_refused():
     broken[2].weight.data[3, 1] = float("nan")
     with pytest.raises(ValueError, match="2: "):
         compress(broken, "svd")
+
+
+@pytest.mark.parametrize("method", ["svd", "snmf"])
+def test_a_number_is_no_rule(method, unchecked):
+    with pytest.raises(TypeError, match=r"rank_rule=0\.5 is no rule of ranks: FixedRank\(16\)"):
+        compress(mlp(), method, rank_rule=0.5)
 
 
 def test_every_method_has_a_name_of_its_own():

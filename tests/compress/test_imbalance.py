@@ -67,7 +67,7 @@ def test_tensors_with_a_gradient_are_taken():
     assert imbalanced_report(torch.tensor([0, 1, 1]), scores).recalls == (1.0, 0.5)
 
 
-def test_bad_calls_are_refused():
+def test_bad_calls_are_refused(unchecked):
     for shapes in (([0, 1], [0.5, 0.5]), ([0], [[0.5, 0.5], [0.5, 0.5]]), ([], np.zeros((0, 2)))):
         with pytest.raises(ValueError, match=r"\(samples,\) and \(samples, classes\) are needed"):
             imbalanced_report(*shapes)

@@ -60,6 +60,9 @@ def test_a_budget_of_everything_leaves_all_layers_dense():
     ("make", "message"),
     [
         (lambda: FixedRank(0), "rank=0"),
+        (lambda: FixedRank(2.5), "rank=2.5: .* a whole number"),
+        (lambda: EffectiveRank(float("inf")), "times=inf"),
+        (lambda: BudgetRank(parameters=0.5), "parameters=0.5: .* keep= takes a share"),
         (lambda: RatioRank(1.5), "keep=1.5: a share in \\(0, 1\\]"),
         (lambda: RatioRank(0.5, multiple_of=0), "multiple_of=0"),
         (lambda: EnergyRank(0.0), "energy=0.0"),
@@ -69,6 +72,6 @@ def test_a_budget_of_everything_leaves_all_layers_dense():
         (lambda: EnergyRank(0.5).ranks([LayerSpectrum("a", 3, 3)]), "the spectrum of a was not measured"),
     ],
 )
-def test_impossible_rules_are_refused(make, message):
+def test_impossible_rules_are_refused(make, message, unchecked):
     with pytest.raises(ValueError, match=message):
         make()

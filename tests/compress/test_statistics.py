@@ -150,3 +150,15 @@ def test_what_cannot_be_gathered_is_refused(unchecked):
     assert len(found) == 3
     with pytest.raises(ValueError, match="a batch is a str without a tensor"):
         collect_statistics(model, ["text"], layers, ("mean_abs",))
+
+
+def test_inference_mode_does_not_stop_the_gradients(unchecked):
+    model, data = bert(), texts()
+    layers = _layers(model, nn.Linear)
+    expected = collect_statistics(model, data, layers, ["fisher_in"])
+    with torch.inference_mode():
+        found = collect_statistics(model, data, layers, ["fisher_in"])
+    for name, statistics in expected.items():
+        torch.testing.assert_close(found[name].fisher_in, statistics.fisher_in)
+    with pytest.raises(ValueError, match="sample_losses gave a list for 3 samples"):
+        collect_statistics(model, data, layers, ["fisher_in"], sample_losses=lambda model, batch: [0.0] * 3)

@@ -30,7 +30,7 @@ from fullrank.compress.layers import (
     shared_weights,
 )
 from fullrank.compress.method import Job, Method, Replaced, Step, relative_error
-from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
+from fullrank.compress.rank_rules import LayerSpectrum, RankRule, rule_of
 from fullrank.linalg import require_finite
 from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankEmbedding, LowRankLinear
 
@@ -273,7 +273,7 @@ class GreenformersMethod(Method):
     kinds = _DENSE
 
     def __post_init__(self) -> None:
-        self.rank_rule = self.rank_rule or RatioRank(0.5)
+        self.rank_rule = rule_of(self.rank_rule)
         if self.solver not in SOLVERS:
             raise ValueError(f"solver={self.solver!r} is not known; accepted: {', '.join(map(repr, SOLVERS))}")
 

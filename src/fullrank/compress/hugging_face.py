@@ -37,7 +37,11 @@ class CompressedQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         config: Any = self.quantization_config
-        rebuild_layers(model, _for_backbone(model, config.layers))
+        layers = _for_backbone(model, config.layers)
+        rebuild_layers(model, layers)
+        for name in layers:  # some models (T5) initialise the weights of the layers in a block: these have none
+            parent: Any = model.get_submodule(name.rpartition(".")[0])
+            parent._is_hf_initialized = True
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> Any:
         """Yes: the layers' state is plain tensors."""

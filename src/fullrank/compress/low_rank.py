@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Layer
 from fullrank.compress.method import Job, Method, Replaced, Step
-from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
+from fullrank.compress.rank_rules import LayerSpectrum, RankRule, rule_of
 from fullrank.compress.statistics import LayerStatistics, Wanted, collect_statistics
 from fullrank.linalg import SVD, weighted_svd
 from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankLinear
@@ -63,7 +63,7 @@ class LowRankMethod(Method):
         num_samples: int | None = None,
         statistics: Mapping[str, LayerStatistics] | None = None,
     ) -> None:
-        self.rank_rule = rank_rule or RatioRank(0.5)
+        self.rank_rule = rule_of(rank_rule)
         self.split: Split = split
         self.num_samples, self.statistics = num_samples, statistics
 

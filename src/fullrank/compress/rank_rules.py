@@ -76,8 +76,8 @@ class FixedRank(RankRule):
     value: int
 
     def __post_init__(self) -> None:
-        if self.value < 1:
-            raise ValueError(f"rank={self.value}: a rank of at least 1 is needed")
+        if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < 1:
+            raise ValueError(f"rank={self.value!r}: a rank of at least 1 is needed, a whole number")
 
     def rank(self, layer: LayerSpectrum) -> int:
         """`value`."""
@@ -146,7 +146,7 @@ class EffectiveRank(RankRule):
     needs_spectra = True
 
     def __post_init__(self) -> None:
-        if not self.times > 0:
+        if not 0 < self.times < math.inf:
             raise ValueError(f"times={self.times}: a positive factor is needed")
 
     def rank(self, layer: LayerSpectrum) -> int:
@@ -179,6 +179,8 @@ class BudgetRank(RankRule):
             raise ValueError("BudgetRank takes either keep= (a share) or parameters= (a number)")
         if self.keep is not None:
             _check_share("keep", self.keep)
+        if self.parameters is not None and not isinstance(self.parameters, int):
+            raise ValueError(f"parameters={self.parameters!r}: a whole number is accepted; keep= takes a share")
 
     def ranks(self, layers: Sequence[LayerSpectrum]) -> dict[str, int]:
         """Rank by layer name; min(rows, columns) where the layer stays dense."""
@@ -225,6 +227,21 @@ def _next_step(layer: LayerSpectrum, rank: int, gains: list[float]) -> tuple[flo
         return -gains[rank] / cost, layer.name, rank + 1, cost
     cost = max(1, layer.rows * layer.columns - rank * (layer.rows + layer.columns))
     return -sum(gains[rank:]) / cost, layer.name, full, cost
+
+
+def rule_of(rule: RankRule | None) -> RankRule:
+    """The rule, by default half of every layer's parameters.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if rule is None:
+        return RatioRank(0.5)
+    if not isinstance(rule, RankRule):
+        raise TypeError(
+            f"rank_rule={rule!r} is no rule of ranks: FixedRank(16), RatioRank(0.5) and others are accepted"
+        )
+    return rule
 
 
 def _check_share(name: str, share: float) -> None:

@@ -137,9 +137,10 @@ def batch_size(batch: Batch) -> int:
 
 def _backward(model: nn.Module, batch: Batch, size: int, sample_losses: SampleLosses, kind: FisherKind) -> None:
     losses = sample_losses(model, batch)
-    if losses.shape != (size,):
+    if not isinstance(losses, Tensor) or losses.shape != (size,):
+        what = f"tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ValueError(
-            f"sample_losses gave a tensor of shape {tuple(losses.shape)} for {size} samples: one loss a sample, "
+            f"sample_losses gave a {what} for {size} samples: one loss a sample, "
             f'({size},), is needed; a loss of torch gives it with reduction="none"'
         )
     if not bool(losses.isfinite().all()):
@@ -192,7 +193,7 @@ def _watched(
         model.eval()
         for parameter, _ in trainable:
             parameter.requires_grad_(False)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             yield begin
     finally:
         for handle in handles:
