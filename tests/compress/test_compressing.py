@@ -130,6 +130,18 @@ def test_a_model_that_initialises_the_layers_inside_its_blocks_is_loaded(tmp_pat
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+def test_factors_that_were_compressed_in_their_turn_are_loaded(tmp_path):
+    for number, build in enumerate((bert, mlp)):
+        once = compress(build(), "svd", rank_rule=RatioRank(0.8)).model
+        twice = compress(once, "rtn", group_size=-1).model.eval()
+        assert any(name.endswith(".first") for name in describe_layers(twice))
+        folder = save(twice, tmp_path / str(number))
+        loaded = load(folder) if build is bert else load(folder, skeleton=build())
+        assert describe_layers(loaded) == describe_layers(twice)
+        for name, tensor in twice.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor)
+
+
 def test_another_module_is_loaded_into_its_skeleton(tmp_path):
     small = compress(convolutional(), "svd", target_modules="all").model
     folder = save(small, tmp_path / "small")

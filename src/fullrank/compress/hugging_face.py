@@ -57,12 +57,14 @@ def _for_backbone(model: PreTrainedModel, layers: dict[str, Any]) -> dict[str, A
     """The layers under the names that this class gives them: with or without the backbone's prefix."""
     names = dict(model.named_modules())
     prefix = f"{model.base_model_prefix}."
-    found = {}
-    for name, description in layers.items():
+    found: dict[str, Any] = {}
+    for name in sorted(layers):
         candidates = (name, name.removeprefix(prefix), prefix + name)
-        here = next((candidate for candidate in candidates if candidate in names), None)
+        # A factor that was compressed in its turn is inside a layer that is not there yet.
+        there = (other for other in candidates if other in names or other.rpartition(".")[0] in found)
+        here = next(there, None)
         if here is not None:  # a head that this class does not have is not loaded either
-            found[here] = description
+            found[here] = layers[name]
     return found
 
 

@@ -85,16 +85,19 @@ def build(description: Mapping[str, Any], place: nn.Module) -> nn.Module:
 
 
 def rebuild_layers(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put compressed layers without values where a skeleton has dense ones.
+    """Put compressed layers without values where a skeleton has dense ones; first those that have others inside.
 
     Raises:
         ValueError: a kind that is not known, or a layer that the skeleton does not have.
     """
-    modules = dict(model.named_modules())
-    for name, description in layers.items():
-        if name not in modules:
-            raise ValueError(f"{type(model).__name__} has no layer {name!r}: it is not the model that was compressed")
-        replace_module(model, name, build(description, modules[name]))
+    for name in sorted(layers):
+        try:
+            place = model.get_submodule(name)
+        except AttributeError as error:
+            raise ValueError(
+                f"{type(model).__name__} has no layer {name!r}: it is not the model that was compressed"
+            ) from error
+        replace_module(model, name, build(layers[name], place))
 
 
 def place_of(module: nn.Module) -> dict[str, Any]:
