@@ -184,6 +184,16 @@ def test_the_librarys_names_and_order_of_arguments_are_kept():
     assert set(led.state_dict()) == {"first.weight", "second.weight", "second.bias"}
 
 
+def test_ranks_of_fractions_are_rounded_down_to_a_multiple():
+    assert factor_rank(768, 768, 0.4) == 153
+    assert factor_rank(768, 768, 0.4, rank_multiple_of=8) == 152
+    assert factor_rank(768, 768, 0.1, rank_multiple_of=64) == 38  # a smaller one stays
+    assert factor_rank(768, 768, 153, rank_multiple_of=8) == 153
+    assert auto_fact(nn.Linear(48, 48), 0.9, rank_multiple_of=8).rank == 16
+    with pytest.raises(ValueError, match="rank_multiple_of=0"):
+        auto_fact(nn.Linear(48, 48), 0.9, rank_multiple_of=0)
+
+
 def test_the_whole_model_and_a_single_name_are_submodules():
     for chosen, factored in (("root", [True, True]), ("0", [True, False])):
         model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -85,6 +85,7 @@ def factor_rank(
     kernel: int = 1,
     groups: int = 1,
     rank_rule: RankLimit = "params",
+    rank_multiple_of: int = 1,
 ) -> int | None:
     """The rank that `auto_fact` gives a layer; None where it stays dense.
 
@@ -95,15 +96,21 @@ def factor_rank(
         kernel: entries of a convolution's kernel.
         groups: of a convolution; the rank is raised to a multiple of them.
         rank_rule: "params" counts the kernel; "greenformer" does not, as the library.
+        rank_multiple_of: the rank of a fraction is rounded down to a multiple, for accelerators whose tiles like that;
+            a smaller one stays as it is.
 
     Raises:
-        ValueError: a rank that is neither.
+        ValueError: a rank that is neither, or a multiple below 1.
     """
     check_rank(rank)
+    if rank_multiple_of < 1:
+        raise ValueError(f"rank_multiple_of={rank_multiple_of}: 1 or more is accepted")
     inputs = in_features * kernel if rank_rule == "params" and groups == 1 else in_features
     outputs = out_features // groups
     limit = inputs * outputs // (inputs + outputs)
     chosen = int(limit * rank) if rank < 1 else int(rank)
+    if rank < 1 and chosen > rank_multiple_of:
+        chosen -= chosen % rank_multiple_of
     chosen = math.ceil(chosen / groups) * groups
     return chosen if 0 < chosen < limit else None
 
@@ -128,6 +135,7 @@ def auto_fact(
     fact_led_unit: bool = False,
     *,
     rank_rule: RankLimit = "params",
+    rank_multiple_of: int = 1,
     target_modules: Targets | None = None,
     exclude_modules: Targets = (),
     embeddings: bool = False,
@@ -145,7 +153,7 @@ def auto_fact(
         submodules: only layers that are these modules, lie inside them, or have these names; default all.
         deepcopy: leave `module` as it is and return a copy; `submodules` are those of `module`.
         fact_led_unit: factor the factors of layers that are factored already, too.
-        rank_rule: see `factor_rank`.
+        rank_rule, rank_multiple_of: see `factor_rank`.
         target_modules: only layers of these names, see `select_layers`.
         exclude_modules: layers of these names stay dense.
         embeddings: factor embedding tables too, which the library leaves; code that reads `embedding.weight` meets the
@@ -174,7 +182,8 @@ def auto_fact(
             )
     root = copy.deepcopy(module) if deepcopy else module
     generator = torch.Generator().manual_seed(seed)
-    factor = partial(_factored, rank=rank, rank_rule=rank_rule, solver=solver, num_iter=num_iter,
+    rank_of = partial(factor_rank, rank_rule=rank_rule, rank_multiple_of=rank_multiple_of)
+    factor = partial(_factored, rank=rank, rank_of=rank_of, solver=solver, num_iter=num_iter,
                      oversample=oversample, generator=generator)  # fmt: skip
     kinds = _DENSE if embeddings else LINEAR + CONVOLUTIONS
     if type(root) in kinds:
@@ -311,8 +320,8 @@ class GreenformersMethod(Method):
 
 
 def _factored(
-    name: str, layer: Any, tied: set[int], *, rank: int | float, rank_rule: RankLimit, solver: str, num_iter: int,
-    oversample: int, generator: torch.Generator,
+    name: str, layer: Any, tied: set[int], *, rank: int | float, rank_of: Callable[..., int | None], solver: str,
+    num_iter: int, oversample: int, generator: torch.Generator,
 ) -> nn.Module | str:  # fmt: skip
     """The factored layer, or why it stays dense."""
     if not layer.weight.is_floating_point():
@@ -325,7 +334,7 @@ def _factored(
         return f"it rescales its rows to max_norm={layer.max_norm}"
     groups = getattr(layer, "groups", 1)
     inputs, outputs, kernel = _sizes(layer)
-    found = factor_rank(inputs, outputs, rank, kernel, groups, rank_rule)
+    found = rank_of(inputs, outputs, rank, kernel, groups)
     if found is None:
         return f"rank {rank} of {inputs} to {outputs} saves nothing"
     if solver == "random":
