@@ -50,6 +50,13 @@ def test_every_way_to_say_how_small(fullrank, model, data, size):
     assert compression["parameters_after"] < compression["parameters_before"]
 
 
+def test_the_scales_of_a_quantised_model_are_shared_as_asked(fullrank, model, data, folders):
+    size = ("--method", "rtn", "--bits", 8, "--group-size", -1)
+    outcome = fullrank("compress", model, "--data", data, *size, *SMALL, "-o", "small", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["compression"]["options"]["group_size"] == -1
+
+
 def test_the_frontier_of_several_methods(fullrank, model, data, folders):
     outcome = fullrank(
         "compare-compressors", "--model", model, "--data", data, "--methods", "svd, whiten", "--keeps", "0.6,0.4",

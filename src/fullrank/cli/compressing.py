@@ -39,12 +39,16 @@ def compress(
     data: Data,
     output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the compressed model.")],
     method: Annotated[
-        str, typer.Option(help="svd, fwsvd, fwsvd-output, fwsvd-both, asvd, whiten, rtn, gptq or lorc.")
+        str,
+        typer.Option(help="svd, fwsvd, fwsvd-output, fwsvd-both, asvd, whiten, snmf, rtn, gptq, lorc or lr2vq."),
     ] = "fwsvd",
     keep: Annotated[float | None, typer.Option(help="Share of every layer's parameters.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="The same rank in every layer.")] = None,
     energy: Annotated[float | None, typer.Option(help="Share of the squared singular values, by layer.")] = None,
     bits: Annotated[int | None, typer.Option(min=2, max=8, help="Bits of a weight, for methods that quantise.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="Inputs that share a scale, for methods that quantise; -1 for whole rows.")
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Parameters of all compressed layers, spent where they matter: 5M, 800k.")
     ] = None,
@@ -67,7 +71,7 @@ def compress(
     """
     from fullrank.compress import compress_pretrained
 
-    options = _size(keep, rank, energy, bits, budget)
+    options = _size(keep, rank, energy, bits, budget) | ({} if group_size is None else {"group_size": group_size})
     with progress_bar() as move:
         proven = compress_pretrained(
             model_path(model)[0],
