@@ -1,5 +1,8 @@
 import copy
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -405,3 +408,28 @@ def test_numbers_that_are_none_are_refused(unchecked):
         model[0].shrink(float("nan"))
     with pytest.raises(ValueError, match="has no ordered components"):
         allocate_budget(mlp(), fraction=0.5)
+
+
+@pytest.mark.parametrize("build", [mlp, convolutional])
+def test_masks_compute_what_slices_do(build):
+    sliced, masked = decompose(build()), decompose(build(), compile_friendly=True)
+    x = torch.randn(2, 3, 9, 8) if build is convolutional else torch.randn(4, 12)
+    name, layer = next(iter(maestro_layers(masked).items()))
+    other = maestro_layers(sliced)[name]
+    for width in (1, 3, None):
+        layer.width = other.width = width
+        torch.testing.assert_close(masked(x), sliced(x), rtol=1e-4, atol=1e-5)
+    for change in (lambda some: some.truncate(4), lambda some: some.prune(), lambda some: some.truncate(2)):
+        change(layer)
+        change(other)
+        torch.testing.assert_close(masked(x), sliced(x), rtol=1e-4, atol=1e-5)
+    fresh = decompose(build(), compile_friendly=True)
+    fresh.load_state_dict(masked.state_dict())
+    torch.testing.assert_close(fresh(x), masked(x))
+    with pytest.raises(ValueError, match="width=3: 1 to 2"):
+        layer.width = 3
+
+
+def test_one_compiled_graph_serves_every_width():
+    script = Path(__file__).with_name("compiling_maestro.py")
+    subprocess.run([sys.executable, script], check=True)

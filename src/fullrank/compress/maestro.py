@@ -43,6 +43,7 @@ def decompose(
     min_size: int = 0,
     skip_first: int = 0,
     skip_last: bool = False,
+    compile_friendly: bool = False,
 ) -> nn.Module:
     """Put ordered components in the place of linear layers and convolutions; the model computes the same.
 
@@ -53,6 +54,7 @@ def decompose(
         min_size: smallest number of weights of a layer.
         skip_first: how many of the first layers stay dense.
         skip_last: whether the last one does.
+        compile_friendly: see `MaestroLayer`.
 
     Returns:
         The model. Layers that cannot be decomposed stay dense: those with shared weights or inside
@@ -64,7 +66,7 @@ def decompose(
         TypeError: a parametrised layer, such as a weight-normed one.
     """
     if type(model) in (*LINEAR, nn.Conv2d) and not reparametrised(model):
-        return _decomposed(model)
+        return _decomposed(model, compile_friendly)
     tied = shared_weights(model)
     found: list[tuple[str, nn.Module]] = []
     left: dict[str, list[str]] = {_ATTENTION: [], _TIED: []}
@@ -85,7 +87,7 @@ def decompose(
     for name, layer in found:
         reason = _reason(model, name, layer, tied, min_size)
         if reason is None:
-            replace_module(model, name, _decomposed(layer))
+            replace_module(model, name, _decomposed(layer, compile_friendly))
             done += 1
             continue
         if include is not None and "groups" in reason:
@@ -416,8 +418,9 @@ def _in_attention(model: nn.Module, name: str) -> bool:
     return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention)
 
 
-def _decomposed(layer: nn.Module) -> MaestroLayer:
-    return MaestroConv2d.from_dense(layer) if isinstance(layer, nn.Conv2d) else MaestroLinear.from_dense(layer)
+def _decomposed(layer: nn.Module, compile_friendly: bool) -> MaestroLayer:
+    kind: Any = MaestroConv2d if isinstance(layer, nn.Conv2d) else MaestroLinear
+    return kind.from_dense(layer, compile_friendly)
 
 
 def _prune_with_state(layer: MaestroLayer, optimizer: torch.optim.Optimizer) -> None:

@@ -35,6 +35,8 @@ class MaestroLayer(nn.Module, ABC):
         bias: (out,), or None.
         rank: components in use; those behind it are dropped.
         width: components of the next forward pass, or None for all in use.
+        compile_friendly: mask the other components instead of slicing them off, so that one graph of `torch.compile`
+            serves every width; a step then costs as much as at full width.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class MaestroLayer(nn.Module, ABC):
         rank: int | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        compile_friendly: bool = False,
     ) -> None:
         super().__init__()
         largest = min(inputs, outputs)
@@ -56,14 +59,26 @@ class MaestroLayer(nn.Module, ABC):
         self.Vt = nn.Parameter(torch.empty(size, inputs, **place))
         self.bias = nn.Parameter(torch.zeros(outputs, **place)) if bias else None
         self.register_buffer("rank_in_use", torch.tensor(size))
+        self.register_buffer("_mask", torch.ones(size, **place), persistent=False)
+        self.compile_friendly = compile_friendly
         self.rank = size
-        self.width: int | None = None
+        self.width = None
         self.positions = 0  # of the last forward pass, per sample
 
     @property
     def max_rank(self) -> int:
         """Components that are stored."""
         return self.Vt.shape[0]
+
+    @property
+    def width(self) -> int | None:
+        """See the class."""
+        return self._width
+
+    @width.setter
+    def width(self, width: int | None) -> None:
+        self._width = width
+        self._remask()
 
     @property
     def inputs(self) -> int:
@@ -154,6 +169,7 @@ class MaestroLayer(nn.Module, ABC):
         """Drop the values of components that are not in use: new, smaller parameters U and V^T."""
         self.U = nn.Parameter(self.U.detach()[:, : self.rank].clone(), self.U.requires_grad)
         self.Vt = nn.Parameter(self.Vt.detach()[: self.rank].clone(), self.Vt.requires_grad)
+        self._mask = self._mask[: self.rank].clone()
         return self.U, self.Vt
 
     def smaller_dense(self) -> bool:
@@ -193,6 +209,11 @@ class MaestroLayer(nn.Module, ABC):
     def _use(self, rank: int) -> None:
         self.rank = rank
         self.get_buffer("rank_in_use").fill_(rank)
+        self._remask()
+
+    def _remask(self) -> None:
+        used = self._current() if self.compile_friendly else self.rank if self.width is None else self.width
+        self._mask.copy_(torch.arange(len(self._mask), device=self._mask.device) < used)
 
     def _squares(self) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(self.U.dtype, torch.float32)
@@ -207,9 +228,11 @@ class MaestroLayer(nn.Module, ABC):
         if stored is not None and stored.shape[0] != self.max_rank and stored.shape[1:] == self.Vt.shape[1:]:
             self.U = nn.Parameter(self.U.new_empty(self.outputs, len(stored)), self.U.requires_grad)
             self.Vt = nn.Parameter(self.Vt.new_empty(stored.shape), self.Vt.requires_grad)
+            self._mask = self._mask.new_ones(len(stored))
             _log.info("%s takes the %d components of the checkpoint", prefix.removesuffix(".") or "layer", len(stored))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self.rank = int(self.get_buffer("rank_in_use"))
+        self._remask()
 
 
 class MaestroLinear(MaestroLayer):
@@ -222,6 +245,7 @@ class MaestroLinear(MaestroLayer):
         rank: components; default min(in, out).
         device: of the parameters.
         dtype: of the parameters.
+        compile_friendly: see `MaestroLayer`.
 
     Raises:
         ValueError: `rank` outside 1..min(in, out).
@@ -235,17 +259,19 @@ class MaestroLinear(MaestroLayer):
         rank: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        compile_friendly: bool = False,
     ) -> None:
-        super().__init__(in_features, out_features, bias, rank, device, dtype)
+        super().__init__(in_features, out_features, bias, rank, device, dtype, compile_friendly)
         self.reset_parameters()
 
     @classmethod
-    def from_dense(cls, layer: Any) -> MaestroLinear:
+    def from_dense(cls, layer: Any, compile_friendly: bool = False) -> MaestroLinear:
         """The same map as an `nn.Linear` or a transformers `Conv1D`."""
         dense = Layer("", layer)
         outputs, inputs = dense.shape
         weight = layer.weight
-        made = cls(inputs, outputs, layer.bias is not None, device=weight.device, dtype=weight.dtype)
+        place = {"device": weight.device, "dtype": weight.dtype}
+        made = cls(inputs, outputs, layer.bias is not None, **place, compile_friendly=compile_friendly)
         made._set(dense.matrix)
         if layer.bias is not None:
             with torch.no_grad():
@@ -254,8 +280,11 @@ class MaestroLinear(MaestroLayer):
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """U[:, :b] (V^T[:b] x) + bias; by the product where that has fewer entries."""
-        b = self._current()
         self.positions = math.prod(x.shape[1:-1])
+        if self.compile_friendly:
+            hidden = functional.linear(x, self.Vt)
+            return functional.linear(hidden * self._mask.to(hidden.dtype), self.U, self.bias)
+        b = self._current()
         if b * (self.inputs + self.outputs) > self.inputs * self.outputs:
             return functional.linear(x, self.weight(b), self.bias)
         return functional.linear(functional.linear(x, self.Vt[:b]), self.U[:, :b], self.bias)
@@ -281,6 +310,7 @@ class MaestroConv2d(MaestroLayer):
         rank: components; default min(out, in * kernel).
         device: of the parameters.
         dtype: of the parameters.
+        compile_friendly: see `MaestroLayer`.
 
     Raises:
         ValueError: `rank` outside 1..min(out, in * kernel).
@@ -298,15 +328,16 @@ class MaestroConv2d(MaestroLayer):
         rank: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        compile_friendly: bool = False,
     ) -> None:
         rows, columns = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        super().__init__(in_channels * rows * columns, out_channels, bias, rank, device, dtype)
+        super().__init__(in_channels * rows * columns, out_channels, bias, rank, device, dtype, compile_friendly)
         self.in_channels, self.kernel = in_channels, (rows, columns)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.reset_parameters()
 
     @classmethod
-    def from_dense(cls, layer: nn.Conv2d) -> MaestroConv2d:
+    def from_dense(cls, layer: nn.Conv2d, compile_friendly: bool = False) -> MaestroConv2d:
         """The same map as an `nn.Conv2d`.
 
         Raises:
@@ -322,6 +353,7 @@ class MaestroConv2d(MaestroLayer):
         made = cls(
             layer.in_channels, layer.out_channels, _pair(layer.kernel_size), _pair(layer.stride), padding,
             _pair(layer.dilation), layer.bias is not None, device=weight.device, dtype=weight.dtype,
+            compile_friendly=compile_friendly,
         )  # fmt: skip
         made._set(weight.flatten(1))
         if layer.bias is not None:
@@ -331,8 +363,14 @@ class MaestroConv2d(MaestroLayer):
 
     def forward(self, x: Float[Tensor, "batch in rows columns"]) -> Float[Tensor, "batch out _ _"]:
         """Two convolutions, or one with their product where that has fewer entries."""
-        b = self._current()
         options: Any = (self.stride, self.padding, self.dilation)
+        if self.compile_friendly and len(self._mask):
+            first = functional.conv2d(x, self._kernels(self.Vt), None, *options)
+            masked = first * self._mask.to(first.dtype)[:, None, None]
+            y = functional.conv2d(masked, self.U[:, :, None, None], self.bias)
+            self.positions = math.prod(y.shape[2:])
+            return y
+        b = self._current()
         if b == 0 or b * (self.inputs + self.outputs) > self.inputs * self.outputs:  # no convolution has 0 filters
             y = functional.conv2d(x, self._kernels(self.weight(b or None)), self.bias, *options)
         else:
