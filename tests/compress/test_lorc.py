@@ -260,6 +260,15 @@ def test_the_sensitivity_of_every_layer(tmp_path):
     assert [sensitivity_class(rise) for rise in (0.05, 0.1, 0.3, 0.5, 2.0)] == [1, 1, 2, 2, 3]
 
 
+def test_the_report_counts_inputs_that_never_occur(tmp_path):
+    model, x = nn.Sequential(nn.Linear(16, 12)), torch.randn(40, 16)
+    x[:, [2, 5, 7]] = 0
+    method = LoRCMethod(LoRCConfig(group_size=8, rank=2, scaling="diag", bits=3))
+    for _ in range(2):  # the second time from the finished layers
+        report = compress(model, method, data=[x], resume=tmp_path).report
+        assert [layer.dead_inputs for layer in report.layers] == [3]
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,8 @@ from fullrank.compress.statistics import LayerStatistics
 from fullrank.tasks.losses import SampleLosses
 
 OnProgress = Callable[[int, int, str], None]
+#: What a replacement tells its report beside rank and loss.
+_FACTS = ("weighted_error", "dead_inputs")
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ class _Finished:
         module = build(known["layer"], layer.module)
         module.load_state_dict(load_file(tensors), assign=True)
         module.train(layer.module.training)
-        return Replaced(module, known["rank"], known["loss"], weighted_error=known.get("weighted_error"))
+        more = {name: known[name] for name in _FACTS if name in known}
+        return Replaced(module, known["rank"], known["loss"], **more)
 
     def save(self, layer: Layer, replaced: Replaced) -> None:
         """Keep a finished layer, whose kind can be built anew."""
@@ -189,7 +192,7 @@ class _Finished:
             return
         state = {name: tensor.contiguous() for name, tensor in replaced.module.state_dict().items()}
         write_bytes(self._place(layer, ".safetensors"), save(state))
-        facts = {"rank": replaced.rank, "loss": replaced.loss, "weighted_error": replaced.weighted_error}
+        facts = {"rank": replaced.rank, "loss": replaced.loss} | {name: getattr(replaced, name) for name in _FACTS}
         write_json(self._place(layer, ".json"), {"layer": description} | facts)
 
     def _place(self, layer: Layer, suffix: str) -> Path:
@@ -219,7 +222,7 @@ def _layer_report(layer: Layer, replaced: Replaced) -> LayerReport:
         bytes_after=size,
         error=None if product is None else relative_error(layer.matrix, product),
         loss=replaced.loss,
-        weighted_error=replaced.weighted_error,
+        **{name: getattr(replaced, name) for name in _FACTS},
     )
 
 

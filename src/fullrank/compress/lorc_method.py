@@ -87,7 +87,7 @@ class LoRCMethod(Method):
             )
         E = wide(layer.matrix) - module.dequantize()
         moments = None if statistics is None else statistics.moments
-        return Replaced(module, made.factors.rank, output_error(E, moments))
+        return Replaced(module, made.factors.rank, output_error(E, moments), dead_inputs=made.dead_inputs)
 
 
 def compensated(layer: Layer, config: LoRCConfig, statistics: LayerStatistics | None = None) -> Compensated:

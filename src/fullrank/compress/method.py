@@ -53,6 +53,7 @@ class Replaced:
         loss: its error in the method's measure of loss, or None.
         reason: why the layer stays dense; "" where it does not.
         weighted_error: the root of `loss`'s share of what the measure gives the dense weight, or None.
+        dead_inputs: directions of the inputs that the data never take, and that weigh nothing.
     """
 
     module: nn.Module
@@ -60,6 +61,7 @@ class Replaced:
     loss: float | None = None
     reason: str = ""
     weighted_error: float | None = None
+    dead_inputs: int = 0
 
 
 #: A layer's turn: the layer, and what computes its replacement.

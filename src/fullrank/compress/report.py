@@ -29,6 +29,7 @@ class LayerReport:
         error: relative Frobenius error of the weight, or None where the layer has no weight to compare.
         loss: error in the method's measure of loss (squared, summed), or None.
         weighted_error: relative error in that measure, not squared, or None.
+        dead_inputs: directions of the inputs that the data never take, and that weigh nothing.
     """
 
     name: str
@@ -42,6 +43,7 @@ class LayerReport:
     error: float | None = None
     loss: float | None = None
     weighted_error: float | None = None
+    dead_inputs: int = 0
 
 
 @dataclass(frozen=True)
