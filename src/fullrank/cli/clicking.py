@@ -82,8 +82,10 @@ def clicks(
 def propensities(
     log: Log,
     method: Annotated[
-        Literal["shuffle", "harvest", "adjacent", "em"],
-        typer.Option(help="Shuffled lists; several rankers' lists (all pairs of ranks, or neighbours); or a PBM."),
+        Literal["randomization", "shuffle", "harvest", "adjacent", "em"],
+        typer.Option(
+            help="Shuffled lists (by either name); several rankers' lists (all pairs of ranks, or neighbours); or a PBM."
+        ),
     ] = "harvest",
     as_json: Json = False,
 ) -> None:

@@ -12,7 +12,7 @@ from fullrank.order.click_models_by_place import PBM
 from fullrank.order.click_sessions import Pairs, checked_clicks, checked_lists
 from fullrank.order.examination_hypothesis import factorise_clicks
 
-Method = Literal["shuffle", "swap", "harvest", "adjacent", "em"]
+Method = Literal["randomization", "shuffle", "swap", "harvest", "adjacent", "em"]
 _FLOOR = 1e-3
 _DOUBTFUL = 1.5  # examination over that of the first rank
 _MOST_STEPS = 10_000
@@ -32,7 +32,7 @@ def estimate_propensities(
     Every method supposes that a click is an examined rank and a relevant document. They differ in what tells the two
     apart:
 
-    - "shuffle": lists were shown in random order. e_k / e_1 is the ratio of the clicks at k and at 1.
+    - "randomization", or "shuffle": lists were shown in random order. e_k / e_1 is the ratio of the clicks at k and at 1.
     - "swap": the first document changed places with that of a random rank (Joachims et al. 2017). Both documents are
       seen at both ranks, and the ratio is that of their click rates.
     - "harvest": several rankers ordered the same documents, without any intervention (Agarwal et al. 2019). All pairs
@@ -64,14 +64,14 @@ def estimate_propensities(
     """
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is not known; accepted: {', '.join(get_args(Method))}")
-    if method in ("shuffle", "swap"):
+    if method in ("randomization", "shuffle", "swap"):
         documents = np.zeros(np.shape(clicks), dtype=np.int64)  # which ones they are does not matter
     elif documents is None:
         raise ValueError(f"method={method!r} needs documents: what was shown at which rank")
     documents, queries, mask = checked_lists(documents, queries, mask)
     clicks = checked_clicks(clicks, mask)
     match method:
-        case "shuffle":
+        case "randomization" | "shuffle":
             relative = _shuffled(clicks, mask)
         case "swap":
             relative = _swapped(clicks, mask, swapped)
