@@ -88,6 +88,15 @@ def test_a_log_on_disk(name, tmp_path):
     assert list(ClickLog.load(log.save(tmp_path / name))) == list(log)
 
 
+def test_lines_of_others_are_read(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"node": 1, "term": "a\u2028b", "item": "x"}\n\n{"node": 1, "term": ["c"], "item": 2}\n', "utf-8")
+    log = ClickLog.load(path)
+    assert [click.term for click in log] == ["a\u2028b", ("c",)]
+    log.append(np.int64(2), "t", np.int64(3))
+    assert list(ClickLog.load(log.save(path))) == list(log)
+
+
 def test_a_log_as_a_table(tmp_path):
     from pyarrow import parquet
 

@@ -167,6 +167,9 @@ def test_queries_and_rows_of_several_terms():
     assert ranker.n_rows_ == 3
     ranker.evict(1)
     assert ranker.score(["rock", "live"]) == {"a": 1.0, "b": 1.0}
+    loud = GRank(isolation=1).fit([(1, ["rock"] * 64, "a")])  # one row is one click, however often it names its term
+    assert loud.score("rock") == {"a": 1.0}
+    assert loud.partial_fit([(0, "rock", "b")]).evict(1).score("rock") == {"b": 2.0}
 
 
 def test_rerank_as_the_retrievers_companion():
@@ -244,6 +247,21 @@ def test_a_saved_ranker_ranks_the_same(tmp_path):
         GRank().fit([(0, "t", 1.5)]).save(tmp_path / "other.npz")
 
 
+def test_numbers_of_numpy_and_tuples_are_names_as_others_are(tmp_path):
+    items = np.array([10, 2])
+    ranker = GRank(node_id=("host", 1), library=[("host", 7)], isolation=np.float64(0.5))
+    ranker.fit([(("host", 1), "t", item) for item in items]).partial_fit([(node, "t", 10) for node in np.arange(2)])
+    assert ranker.rank("t").items == [10, 2]
+    assert GRank().fit([(0, "t", item) for item in items]).rank("t").items == [2, 10]
+    assert GRank(catalogue={item: ["t"] for item in items}).rank("t").items == [2, 10]
+    ranker.evict(1)
+    again = GRank.load(ranker.save(tmp_path / "ranker.npz"))
+    assert again.node_id == ("host", 1)
+    assert again.rank("t") == ranker.rank("t")
+    assert again.metadata.library == {("host", 7)}
+    assert again.log.forgotten == ranker.log.forgotten
+
+
 @pytest.mark.parametrize("damage", [lambda content: b"nothing", lambda content: content[:-30], lambda content: b""])
 def test_damaged_files(damage, tmp_path):
     path = GRank().fit([(0, "t", "a")]).save(tmp_path / "ranker.npz")
@@ -274,6 +292,9 @@ def test_damaged_files(damage, tmp_path):
         (lambda: GRank().partial_fit([{"node": 1, "term": "t"}]), "item is missing"),
         (lambda: GRank(catalogue={"a": ["t"]}).partial_fit([(1, "t", "a"), (1, "t", "z")]), "row 1 clicks 'z'"),
         (lambda: GRank().partial_fit([(1, None, "z")]), "term is missing"),
+        (lambda: GRank().partial_fit([(1, "t", "a"), (1, [], "z")]), "row 1 is (1, [], 'z'): term is missing"),
+        (lambda: GRank().partial_fit([(1, ["t", None], "z")]), "term is missing"),
+        (lambda: GRank().partial_fit([(float("nan"), "t", "z")]), "node is missing"),
     ],
 )
 def test_bad_calls(call, words, unchecked):

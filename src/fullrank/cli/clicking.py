@@ -84,7 +84,7 @@ def propensities(
     method: Annotated[
         Literal["randomization", "shuffle", "harvest", "adjacent", "em"],
         typer.Option(
-            help="Shuffled lists (by either name); several rankers' lists (all pairs of ranks, or neighbours); or a PBM."
+            help="Shuffled lists (either name); several rankers' lists (all pairs of ranks, or neighbours); or a PBM."
         ),
     ] = "harvest",
     as_json: Json = False,

@@ -32,7 +32,8 @@ def estimate_propensities(
     Every method supposes that a click is an examined rank and a relevant document. They differ in what tells the two
     apart:
 
-    - "randomization", or "shuffle": lists were shown in random order. e_k / e_1 is the ratio of the clicks at k and at 1.
+    - "randomization", or "shuffle": lists were shown in random order. e_k / e_1 is the ratio of the clicks at k and
+      at 1.
     - "swap": the first document changed places with that of a random rank (Joachims et al. 2017). Both documents are
       seen at both ranks, and the ratio is that of their click rates.
     - "harvest": several rankers ordered the same documents, without any intervention (Agarwal et al. 2019). All pairs

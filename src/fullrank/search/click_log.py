@@ -12,7 +12,7 @@ import numpy as np
 
 from fullrank import _saving
 from fullrank._files import write_bytes, write_text
-from fullrank.search.click_rows import COLUMNS, LARGEST, Click, ClickRows, Vocabulary
+from fullrank.search.click_rows import COLUMNS, LARGEST, Click, ClickRows, Vocabulary, plain_word
 
 _LOAD = 0.6  # of the table of keys, at most
 _GROWTH = 1.25
@@ -206,7 +206,7 @@ class ClickLog:
         if path.suffix in (".csv", ".parquet"):
             return _saving.save(self, path)
         if path.suffix == ".jsonl":
-            return write_text(path, "".join(json.dumps(row) + "\n" for row in self.to_rows()))
+            return write_text(path, "".join(json.dumps(row, default=plain_word) + "\n" for row in self.to_rows()))
         if path.suffix == ".clicks":
             return write_bytes(path, self.to_bytes())
         raise ValueError(f"{path.name} names no format: .clicks, .jsonl, .csv and .parquet are accepted")
@@ -222,7 +222,9 @@ class ClickLog:
         if path.suffix != ".jsonl":
             return cls.from_bytes(path.read_bytes())
         log = cls()
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if not line.strip():
+                continue
             try:
                 log.merge([{name: _hashable(value) for name, value in json.loads(line).items()}])
             except (ValueError, AttributeError) as error:
@@ -231,7 +233,7 @@ class ClickLog:
 
     def _encode(self, parts: Sequence[Any], following: dict[int, int]) -> tuple[int, ...]:
         for name, value in zip(COLUMNS, parts[:3], strict=False):
-            if value is None:
+            if _missing(value):
                 raise ValueError(f"{name} is missing")
         term = tuple(parts[1]) if isinstance(parts[1], list) else parts[1]
         node, *codes = (
@@ -334,6 +336,13 @@ def _parts(row: Any) -> Sequence[Any]:
     if not isinstance(row, tuple | list) or not 3 <= len(row) <= 5:
         raise ValueError("(node, term, item), with a number and a time or without, is needed")
     return [*row, *(None, 0)[len(row) - 3 :]]
+
+
+def _missing(value: Any) -> bool:
+    """Whether this is no node, term or item: None, NaN (as tables have it), or several terms of which one is."""
+    if isinstance(value, list | tuple):
+        return not value or any(map(_missing, value))
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _hashable(value: Any) -> Any:

@@ -123,7 +123,8 @@ class ClickRows:
         """
         used = [codes_in(column) for column in self.columns[:3]]
         words = [
-            [_plain(words.values[code]) for code in codes] for words, codes in zip(self.vocabulary, used, strict=True)
+            [plain_word(words.values[code]) for code in codes]
+            for words, codes in zip(self.vocabulary, used, strict=True)
         ]
         text = json.dumps(words, separators=(",", ":")).encode()
         columns = [np.searchsorted(codes, column) for codes, column in zip(used, self.columns, strict=False)]
@@ -207,14 +208,18 @@ def single_word(value: Any) -> str | int:
         ValueError: it is something else.
     """
     if isinstance(value, str) and len(value) <= _LONGEST_WORD:
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return value
+        return str(value)
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and abs(int(value)) < 2**63:
+        return int(value)
     raise ValueError(f"{str(value)[:40]!r} is no text and no whole number")
 
 
-def _plain(value: Hashable) -> Any:
-    """A node, term or item for JSON."""
+def plain_word(value: Hashable) -> Any:
+    """A node, term or item for JSON; `read_word` reads it.
+
+    Raises:
+        TypeError: it is neither text nor a whole number, nor a tuple of those.
+    """
     try:
         if isinstance(value, tuple) and 1 <= len(value) <= _MOST_PARTS:
             return [single_word(part) for part in value]

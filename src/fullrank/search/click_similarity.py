@@ -23,7 +23,8 @@ Match = Literal["items", "pairs"]
 
 def sort_key(value: Hashable) -> tuple[str, Any]:
     """Orders numbers and text as they are, other values by how they are written, and types by their names."""
-    return type(value).__name__, value if isinstance(value, int | str) else repr(value)
+    plain = value.item() if isinstance(value, np.generic) else value
+    return type(plain).__name__, plain if isinstance(plain, int | float | str) else repr(plain)
 
 
 class TermClicks:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from fullrank._files import write_bytes
+from fullrank._files import to_json, write_bytes
 from fullrank.search.catalogue import Metadata, Query, terms_of
 from fullrank.search.click_log import ClickLog
-from fullrank.search.click_rows import ClickRows, Vocabulary
+from fullrank.search.click_rows import ClickRows, Vocabulary, plain_word, read_word
 from fullrank.search.click_similarity import ClickCounts, Item, Match, Node, Term, Variant, sort_key
 from fullrank.search.protocols import Document, Ranking
 from fullrank.search.run import at_least_one
@@ -122,7 +122,7 @@ class GRank:
         Args:
             entries: a log, rows of one, or (node, term, item), with the number of the node's query and a time or
                 without. A row whose (node, number) is known already is not counted again. A term may be a list of
-                terms: the row counts under each.
+                terms: the row counts under each, once.
 
         Raises:
             ValueError: a row of another form, by its place; or an item that the catalogue does not have. Nothing is
@@ -280,15 +280,16 @@ class GRank:
         Raises:
             TypeError: a node, term or item that is neither text nor a whole number.
         """
+        library = self.metadata.library
         about = {
-            "options": {name: getattr(self, name) for name in _OPTIONS},
-            "library": None if self.metadata.library is None else sorted(self.metadata.library, key=sort_key),
-            "forgotten": list(self.log.forgotten.items()),
+            "options": {name: getattr(self, name) for name in _OPTIONS} | {"node_id": plain_word(self.node_id)},
+            "library": None if library is None else [plain_word(item) for item in sorted(library, key=sort_key)],
+            "forgotten": [(plain_word(node), number) for node, number in self.log.forgotten.items()],
             "next": self.log.next_number(self.node_id),
             "conflicts": self.log.n_conflicts,
         }
         buffer = io.BytesIO()
-        parts = {"about": json.dumps(about).encode(), "rows": self.log.to_bytes()}
+        parts = {"about": to_json(about, None).encode(), "rows": self.log.to_bytes()}
         np.savez(buffer, **{name: np.frombuffer(part, dtype=np.uint8) for name, part in parts.items()})  # pyright: ignore[reportArgumentType]
         return write_bytes(Path(path), buffer.getvalue())
 
@@ -309,15 +310,17 @@ class GRank:
             with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as parts:
                 about = json.loads(parts["about"].tobytes())
                 rows = ClickRows.from_bytes(parts["rows"].tobytes())
+            library = about["library"]
             ranker = cls(
-                **about["options"],
+                **about["options"] | {"node_id": read_word(about["options"]["node_id"])},
                 catalogue=catalogue,
                 matcher=matcher,
-                library=about["library"],
+                library=None if library is None else [read_word(item) for item in library],
                 vocabulary=vocabulary,
             )
             ranker.partial_fit(rows)
-            for node, number in [*about["forgotten"], (ranker.node_id, 0)]:
+            forgotten = [(read_word(node), number) for node, number in about["forgotten"]]
+            for node, number in [*forgotten, (ranker.node_id, 0)]:
                 ranker.log.forget_before(node, number)
             ranker.log.reserve(ranker.node_id, about["next"])
             ranker.log.n_conflicts = int(about["conflicts"])
@@ -338,7 +341,7 @@ class GRank:
         terms = self.log.vocabulary.terms
         codes = rows.columns[:3].T.tolist()
         several = {
-            term: [terms.code(single) for single in value]
+            term: [terms.code(single) for single in dict.fromkeys(value)]
             for term in {row[1] for row in codes}
             if isinstance(value := terms.values[term], tuple)
         }
