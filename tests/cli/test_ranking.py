@@ -54,6 +54,9 @@ def test_a_ranker_is_trained_and_scores(fullrank, files, folders):
 
 def test_bad_input(fullrank, files, folders):
     assert "needs propensities" in fullrank("rank", "train", "clicks.svm", "--out", "r", "--objective", "ips").complaint
+    train = ("rank", "train", "clicks.svm", "--out", "r")
+    assert "lr=-1.0 is not accepted" in fullrank(*train, "--lr", "-1").complaint
+    assert "--propensities 1,b holds no numbers" in fullrank(*train, "--propensities", "1,b").complaint
     assert "no.svm: No such file" in fullrank("rank", "train", "no.svm", "--out", "r").complaint
     fullrank("rank", "train", "clicks.svm", "--out", "ranker")
     assert "ranker: A ranker is there" in fullrank("rank", "train", "clicks.svm", "--out", "ranker").complaint

@@ -99,6 +99,8 @@ def test_bad_calls(tmp_path):
     X, _, clicks, qid = clicked(10)
     with pytest.raises(ValueError, match="objective='trees' is not known"):
         LightGBMRanker("trees").fit(X, clicks, qid)
+    with pytest.raises(ValueError, match=r"lr=0\.0 is not accepted"):
+        LightGBMRanker("naive", lr=0.0).fit(X, clicks, qid)
     with pytest.raises(ValueError, match="X has 2 features"):
         LightGBMRanker("naive", trees=1).fit(X, clicks, qid).predict(X[:, :2])
     with pytest.raises(ValueError, match="a click is 0 or 1"):

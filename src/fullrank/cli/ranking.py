@@ -181,7 +181,10 @@ class _SessionFile:
 
 
 def _numbers(text: str | None) -> list[float] | None:
-    return [float(part) for part in text.split(",")] if text else None
+    try:
+        return [float(part) for part in text.split(",")] if text else None
+    except ValueError as error:
+        raise ValueError(f"--propensities {text} holds no numbers with commas between, such as 1,0.7,0.5") from error
 
 
 def _clicked(path: Path, format: Format) -> FeatureRows:

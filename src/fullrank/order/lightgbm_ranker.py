@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from fullrank._files import write_json, write_text
 from fullrank._optional import require
 from fullrank.order.ultr_objectives import Objective, make_objective
-from fullrank.order.ultr_ranker import ClickRanker, learned_propensities
+from fullrank.order.ultr_ranker import ClickRanker, check_positive, learned_propensities
 
 _SETTINGS = (
     "trees", "lr", "leaves", "min_leaf", "objective_steps", "objective_lr", "list_size", "random_state",
@@ -82,8 +82,9 @@ class LightGBMRanker(ClickRanker):
 
         Raises:
             MissingExtra: LightGBM is not installed.
-            ValueError: clicks that are neither 0 nor 1 or lie where there is no document.
+            ValueError: clicks that are neither 0 nor 1 or lie where there is no document, or a setting of 0 or less.
         """
+        check_positive(trees=self.trees, lr=self.lr, leaves=self.leaves, objective_lr=self.objective_lr)
         lightgbm = require("lightgbm", "order")
         x, c = np.asarray(features, dtype=np.float32), torch.as_tensor(clicks, dtype=torch.float32)
         m = torch.ones_like(c, dtype=torch.bool) if mask is None else torch.as_tensor(mask, dtype=torch.bool)

@@ -152,7 +152,12 @@ class ULTRRanker(ClickRanker):
             features: of a document.
             lists: how many there are.
             batch: from numbers of lists to features (n, ranks, features), clicks and mask (n, ranks).
+
+        Raises:
+            ValueError: a setting of 0 or less.
         """
+        check_positive(lr=self.lr, clip_norm=self.clip_norm)
+        check_positive(epochs=self.epochs, batch_size=self.batch_size, list_size=self.list_size)
         with torch.random.fork_rng():  # initial weights, and what objectives draw
             torch.manual_seed(self.random_state)
             return self._fitted(features, lists, batch)
@@ -255,6 +260,13 @@ def _restored(module: nn.Module, folder: Path, part: str) -> nn.Module:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged, or of another {part}: {error}") from error
     return module.eval()
+
+
+def check_positive(**settings: float | int) -> None:
+    """Raise ValueError for a setting of 0 or less."""
+    for name, value in settings.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} is not accepted; it is above 0")
 
 
 def places_within(qid: np.ndarray) -> np.ndarray:
