@@ -85,6 +85,7 @@ def test_what_a_visitor_types_is_text(client: TestClient) -> None:
         ("/papers/rankm", 404, "did you mean rankme"),
         ("/nothing", 404, "no page at /nothing"),
         ("/jobs/99", 404, "no job 99"),
+        (f"/jobs/{10**20}", 404, f"no job {10**20}"),
         ("/jobs/x", 422, "integer"),
         ("/runs/rankme/2020", 404, "no run"),
         ("/analyses/99", 404, "no job 99"),

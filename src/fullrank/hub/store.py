@@ -44,6 +44,7 @@ _PAPERS = """
 DROP TABLE IF EXISTS papers;
 CREATE VIRTUAL TABLE papers USING fts5 (slug UNINDEXED, title, summary, topics, claims, tokenize = 'porter unicode61');
 """
+_NUMBERS = 2**63  # SQLite has none beyond
 _WEIGHTS = "bm25(papers, 0.0, 4.0, 2.0, 2.0, 1.0)"  # a word of the title says more than one of a claim
 
 
@@ -172,7 +173,7 @@ class Store:
         Raises:
             LookupError: there is none.
         """
-        found = self._jobs("WHERE id = ?", id)
+        found = self._jobs("WHERE id = ?", id) if abs(id) < _NUMBERS else []
         if not found:
             raise LookupError(f"there is no job {id}")
         return found[0]
