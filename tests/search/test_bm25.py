@@ -1,5 +1,7 @@
+import copy
 import itertools
 import math
+import pickle
 from collections import Counter
 
 import pytest
@@ -304,6 +306,16 @@ def test_parts_on_disk_while_it_is_built(tmp_path, monkeypatch):
     assert built.search("number7 rank", 99) == BM25Retriever().build(documents).search("number7 rank", 99)
     loaded = BM25Retriever.load(built.save(tmp_path / "index"))
     assert loaded.search("number7")["0"].keys() == {"d7"}
+
+
+def test_an_index_can_be_copied_and_pickled(documents, tmp_path):
+    built = BM25Retriever(stemming="en").build(documents)
+    opened = BM25Retriever.load(built.save(tmp_path))
+    for retriever in (built, opened):
+        for other in (copy.deepcopy(retriever), pickle.loads(pickle.dumps(retriever))):
+            assert other.search("matrix rank") == built.search("matrix rank")
+            assert other.add([Document("new", "rank")]).documents["new"].text == "rank"
+            assert "new" not in retriever.documents
 
 
 @pytest.mark.parametrize("sparse", [0, 10**9])

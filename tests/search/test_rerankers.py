@@ -22,12 +22,14 @@ from fullrank.search import (
     Run,
     SlidingWindowReranker,
     TournamentReranker,
+    rankify,
     rerank_run,
     reranker,
 )
 from fullrank.search.answering import reorder_all
 from fullrank.search.model_scorers import CrossEncoderScorer
 from fullrank.search.pointwise import ModelScorer
+from fullrank.search.rerankers import as_reranker
 
 from .conftest import collection
 from .tiny_models import classifier, tokenizer
@@ -212,6 +214,34 @@ def test_no_name_loads_a_model_before_it_is_used(name):
     assert made.rerank("q", []).documents == ()
     with pytest.raises(OSError, match="/nowhere/model"):
         made.rerank("q", collection(["a", "b"]))
+
+
+class Lengths:
+    """Likes long texts."""
+
+    def score(self, query, texts):
+        return [len(text) for text in texts]
+
+    def compare(self, query, a, b):
+        return float(len(a) > len(b))
+
+    def order(self, query, texts):
+        return sorted(range(len(texts)), key=lambda place: -len(texts[place]))
+
+
+@pytest.mark.parametrize("name", ["score", "compare", "order"])
+def test_a_model_of_ones_own_finds_its_reranker(name):
+    model = type("Model", (), {name: getattr(Lengths, name)})()
+    documents = collection(["aa", "bbbb", "ccc"])
+    for made in (reranker(model), as_reranker(model), rankify.Reranking(model).reranker):
+        assert [document.id for document in made.rerank("q", documents).documents] == ["d1", "d2", "d0"]
+        assert as_reranker(made) is made
+    by_function = reranker(Lengths().score)
+    assert isinstance(by_function, PointwiseReranker)
+    with pytest.raises(TypeError, match=r"3 is int; a name of cross-encoder, .*, or an object with rerank\(query, doc"):
+        reranker(3)
+    with pytest.raises(ValueError, match=r"model, window: for a method by name; .* is an object"):
+        reranker(model, "name", window=3)
 
 
 def test_names_of_others():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullrank.search import Qrels, Run
+from fullrank.search.reading import read_qrels
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=" \t\n\v\f\r"), min_size=1, max_size=6)
 scores = st.floats(allow_nan=False, allow_infinity=False)
@@ -54,6 +55,22 @@ def test_scores_are_numbers(score):
 def test_grades_are_whole_numbers(grade):
     with pytest.raises(ValueError, match=f"query 'q': the grade of 'd' is {grade!r}; grades are whole numbers"):
         Qrels({"q": {"d": grade}})
+
+
+@pytest.mark.parametrize("kind", [Run, Qrels])
+def test_entries_that_are_no_numbers_by_document(kind, unchecked):
+    with pytest.raises(TypeError, match=r"query 'q' has \['d'\]; numbers by document id are needed"):
+        kind({"q": ["d"]})
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_first_query(tmp_path):
+    (tmp_path / "run").write_text("\ufeffq Q0 d 1 2.0 t\n", encoding="utf-8")
+    assert Run.load(tmp_path / "run") == {"q": {"d": 2.0}}
+    (tmp_path / "qrels.tsv").write_text("\ufeffq\td\t1\n", encoding="utf-8")
+    assert read_qrels(tmp_path / "qrels.tsv") == {"q": {"d": 1}}
+    (tmp_path / "qrels.tsv").write_bytes(b"q\td\t1\nq\t\xff\t2\n")
+    with pytest.raises(ValueError, match=r"qrels.tsv is not UTF-8 text: byte 8 is 0xff"):
+        read_qrels(tmp_path / "qrels.tsv")
 
 
 def test_order_is_by_score_then_by_document_id_both_descending():

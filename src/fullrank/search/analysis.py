@@ -43,6 +43,10 @@ class Analyzer:
             raise ValueError(f"stemming={self.stemming!r} is not known; accepted: {', '.join(STEMMERS)}, or None")
         self.__dict__["_excluded"] = self._stopwords()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the stemmer, which cannot be pickled and is made anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_stemmer"}
+
     def terms(self, text: str) -> list[str]:
         """The terms of one text, in their order."""
         words = self.words(text)

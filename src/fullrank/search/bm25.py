@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -50,7 +51,7 @@ class BM25Retriever(InvertedIndex):
     ) -> None:
         if variant not in get_args(Variant):
             raise ValueError(f"variant={variant!r} is not known; accepted: {', '.join(get_args(Variant))}")
-        if k1 < 0:
+        if not 0 <= k1 < math.inf:
             raise ValueError(f"k1={k1} is not accepted; it is 0 or more, by custom 0.9 to 1.5")
         if k1 == 0 and variant == "bm25+":  # a term that a document lacks would count 0 / 0
             raise ValueError("k1=0 is not accepted for bm25+, which divides by it; give a positive one")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -123,12 +123,24 @@ def whole_characters(text: str) -> str:
 
 
 def named(queries: Queries) -> dict[str, str]:
-    """Queries by id, whatever form they came in."""
+    """Queries by id, whatever form they came in.
+
+    Raises:
+        TypeError: they are of no such form, or one of them is no text.
+        ValueError: two ids with the same text, such as 1 and "1".
+    """
     if isinstance(queries, str):
         return {"0": queries}
-    if isinstance(queries, Mapping):
-        return {str(query_id): text for query_id, text in queries.items()}
-    return {str(number): text for number, text in enumerate(queries)}
+    if not isinstance(queries, Iterable):
+        raise TypeError(f"queries={queries!r} is {type(queries).__name__}; a text, texts, or texts by id are needed")
+    given = list(queries.items() if isinstance(queries, Mapping) else enumerate(queries))
+    wrong = next(((query_id, text) for query_id, text in given if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TypeError(f"query {str(wrong[0])!r} is {wrong[1]!r}, of {type(wrong[1]).__name__}; text is needed")
+    texts = {str(query_id): text for query_id, text in given}
+    if len(texts) < len(given):
+        raise ValueError("two query ids have the same text")
+    return texts
 
 
 def asked_in_blocks(texts: Mapping[str, str], size: int) -> Iterator[list[str]]:
@@ -143,9 +155,14 @@ def identifiers(documents: Sequence[Document]) -> list[str]:
 
     Raises:
         ValueError: no documents, or an id twice.
+        TypeError: one that is no document.
     """
     if not documents:
         raise ValueError("documents=[] leaves nothing to index; give at least one")
+    for document in documents:
+        if not isinstance(document, Document):
+            kind = type(document).__name__
+            raise TypeError(f"documents hold {document!r:.60}, which is {kind}; Document(id, text) is needed")
     ids = [document.id for document in documents]
     twice = next((id for id, count in Counter(ids).items() if count > 1), None)
     if twice is not None:

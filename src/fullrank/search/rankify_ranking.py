@@ -20,7 +20,7 @@ from fullrank.search.local_model import TransformersModel
 from fullrank.search.model_indexes import ModelIndex, model_index, open_model_index
 from fullrank.search.protocols import Queries, Ranking
 from fullrank.search.rankify_data import Context, Document
-from fullrank.search.rerankers import reranker
+from fullrank.search.rerankers import as_reranker, reranker
 from fullrank.search.run import Run, at_least_one
 from fullrank.search.server_model import ServerModel
 
@@ -83,6 +83,7 @@ class Retriever:
 
         Raises:
             ValueError: an empty corpus, an id twice, a context without text, or an index that was opened from a folder.
+            TypeError: one text in place of a list.
         """
         if self._folder is not None:
             raise ValueError(f"{self._folder} is searched; for a corpus make another Retriever, without index_folder")
@@ -160,7 +161,7 @@ class Reranking:
 
     Args:
         method: see `fullrank.search.reranker`; "rankgpt-api" and "prp-api" ask a server; or an object with
-            `rerank(query, documents)`.
+            `rerank(query, documents)`, `score(query, texts)`, `compare(query, a, b)` or `order(query, texts)`.
         model_name: a name, a folder or an object for the method to use.
         api_key: of the server.
         base_url: of the server; OpenAI's by default.
@@ -168,18 +169,19 @@ class Reranking:
 
     Raises:
         ValueError: an unknown method, or one without its model.
+        TypeError: an object with none of these.
     """
 
     def __init__(
         self,
-        method: str | protocols.Reranker,
+        method: str | Any,
         model_name: Any = None,
         api_key: str | None = None,
         base_url: str | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(method, str):
-            self.reranker = method
+            self.reranker = as_reranker(method)
             return
         name = method.lower().removesuffix("-api")
         if name in _PROMPTED and model_name is not None:
@@ -222,6 +224,8 @@ def chosen(name: str, names: Sequence[str], what: str) -> str:
 
 def collection(corpus: Corpus) -> list[protocols.Document]:
     """A corpus in any form as documents; a context that several questions share stands there once."""
+    if isinstance(corpus, str):
+        raise TypeError(f"corpus={corpus[:60]!r} is one text; a list of texts is needed")
     found: list[protocols.Document] = []
     shared: dict[str, protocols.Document] = {}
     for number, entry in enumerate(corpus):

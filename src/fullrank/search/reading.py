@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fullrank._files import write_bytes, write_text
+from fullrank.search import trec
 from fullrank.search.protocols import Document, whole_characters
 from fullrank.search.run import Qrels, Run
 
@@ -96,8 +97,7 @@ def read_qrels(path: str | Path) -> Qrels:
     if path.suffix in (".jsonl", ".parquet"):
         return Qrels(_by_query(path, "relevance"))
     if path.suffix == ".tsv":
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return Qrels.from_trec("\n".join(_four_columns(line) for line in lines))
+        return trec.read(path, lambda text: Qrels.from_trec("\n".join(map(_four_columns, text.split("\n")))))
     return Qrels.load(path)
 
 

@@ -17,10 +17,10 @@ from fullrank.search.embedding_scorers import EncoderScorer, LateInteractionScor
 from fullrank.search.fusion_order import FusionOrder
 from fullrank.search.in_context import InContextScorer
 from fullrank.search.layerwise import LayerwiseScorer
-from fullrank.search.listwise import SlidingWindowReranker, TournamentReranker
+from fullrank.search.listwise import ListsModel, ListwiseModel, SlidingWindowReranker, TournamentReranker
 from fullrank.search.listwise_prompts import IdentifierOrder, PromptedOrder
 from fullrank.search.model_scorers import CrossEncoderScorer, MonoT5Scorer, RankT5Scorer, TwolarScorer
-from fullrank.search.pairwise import PairwiseReranker, Strategy
+from fullrank.search.pairwise import PairsModel, PairwiseModel, PairwiseReranker, Strategy
 from fullrank.search.pairwise_prompts import LikelihoodComparison, PromptedComparison
 from fullrank.search.pointwise import PointwiseReranker
 from fullrank.search.protocols import Document, Queries, Ranking, Reranker, named
@@ -108,11 +108,36 @@ _SYNONYMS = {
 }
 
 
-def reranker(name: str, model: Any = None, **options: Any) -> Reranker:
+def as_reranker(given: Any) -> Reranker:
+    """A re-ranker as it is; a model of the user's in the re-ranker that asks it.
+
+    Args:
+        given: an object with `rerank(query, documents)`; with `order(query, texts)`, which is shown windows; with
+            `compare(query, a, b)`, which compares all pairs; or with `score(query, texts)`, or such a function.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if isinstance(given, Reranker):
+        return given
+    if isinstance(given, ListwiseModel | ListsModel):
+        return SlidingWindowReranker(given)
+    if isinstance(given, PairwiseModel | PairsModel):
+        return PairwiseReranker(given)
+    if not callable(given) and not any(hasattr(given, name) for name in ("score", "predict")):
+        raise TypeError(
+            f"{given!r} is {type(given).__name__}; a name of {', '.join(RERANKERS)}, or an object with rerank(query, "
+            f"documents), score(query, texts), compare(query, a, b) or order(query, texts) is needed"
+        )
+    return PointwiseReranker(given)
+
+
+def reranker(name: str | Any, model: Any = None, **options: Any) -> Reranker:
     """A re-ranker by the name that it is known by. No model is loaded before it is used.
 
     Args:
         name: one of `RERANKERS`, such as "cross-encoder", "monot5", "rankgpt" or "listt5"; names of Rankify work too.
+            An object of yours is what `as_reranker` makes of it.
         model: what it asks: a model of transformers with `tokenizer=...`, its name or folder; an encoder; a language
             model. The bi-encoder is the bundled all-MiniLM-L6-v2 without one; methods that ask in words take
             `generate=...`, a function from prompts to completions, instead.
@@ -122,7 +147,12 @@ def reranker(name: str, model: Any = None, **options: Any) -> Reranker:
 
     Raises:
         ValueError: an unknown name (the message has close ones), a method without its model, or an unknown option.
+        TypeError: see `as_reranker`.
     """
+    if not isinstance(name, str):
+        if model is not None or options:
+            raise ValueError(f"{', '.join(['model', *options])}: for a method by name; {name!r} is an object")
+        return as_reranker(name)
     wanted = name.lower().replace("_", "-")
     wanted = _SYNONYMS.get(wanted, wanted)
     if wanted not in RERANKERS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Run(dict[str, dict[str, float]]):
 
     Raises:
         ValueError: a score that is not finite, or two identifiers with the same text, such as 1 and "1".
+        TypeError: a query whose scores are not by document id.
     """
 
     def __init__(self, scores: Mapping[Any, Mapping[Any, Any]] | None = None) -> None:
@@ -119,6 +121,7 @@ class Qrels(dict[str, dict[str, int]]):
 
     Raises:
         ValueError: a grade that is not a whole number, or two identifiers with the same text, such as 1 and "1".
+        TypeError: a query whose grades are not by document id.
     """
 
     def __init__(self, grades: Mapping[Any, Mapping[Any, Any]] | None = None) -> None:
@@ -176,8 +179,11 @@ def at_least_one(count: int, name: str = "k") -> int:
     """A count that an argument gives.
 
     Raises:
-        ValueError: it is below 1; the message has the argument's name.
+        TypeError: it is no whole number; the message has the argument's name.
+        ValueError: it is below 1.
     """
+    if not isinstance(count, Integral):
+        raise TypeError(f"{name}={count!r} is {type(count).__name__}; a whole number of at least 1 is needed")
     if count < 1:
         raise ValueError(f"{name}={count} is not accepted; at least 1 is needed")
     return count
@@ -189,6 +195,8 @@ def _normalised(
     """Identifiers as text, values converted."""
     result: dict[str, dict[str, Any]] = {}
     for query, documents in entries.items():
+        if not isinstance(documents, Mapping):
+            raise TypeError(f"query {str(query)!r} has {documents!r}; numbers by document id are needed")
         values = {str(id): convert(value, str(query), str(id)) for id, value in documents.items()}
         if len(values) < len(documents):
             raise ValueError(f"query {str(query)!r}: two document ids have the same text")

@@ -41,6 +41,10 @@ class TextTable(Sequence[str]):
         content = np.concatenate([np.asarray(table._content, dtype=np.uint8) for table in tables])
         return cls(content, np.concatenate([*starts, first[-1:]]).astype(np.int64))
 
+    def __reduce__(self) -> tuple[type[TextTable], tuple[np.ndarray, np.ndarray]]:
+        """Pickled as the two arrays, since no buffer can be."""
+        return TextTable, (np.array(self._content, dtype=np.uint8), np.array(self.starts))
+
     def __len__(self) -> int:
         return len(self.starts) - 1
 

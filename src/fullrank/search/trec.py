@@ -21,7 +21,7 @@ def read(path: str | Path, parse: Callable[[str], Entries]) -> Entries:
         ValueError: a malformed line, or bytes that are not UTF-8.
     """
     try:
-        return parse(Path(path).read_bytes().decode())
+        return parse(Path(path).read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from error
     except ValueError as error:
