@@ -72,6 +72,20 @@ def test_the_nearest_are_found_and_saved(tmp_path):
     assert ids(nearest_exemplars(made, ["a text"], 4)[0]) == ids(e for e, _ in made.search("a text", 4))
 
 
+@pytest.mark.parametrize("index", ["flat", "hnsw", "ivf"])
+def test_an_index_of_faiss_finds_what_is_exact(index, tmp_path):
+    pytest.importorskip("faiss")
+    exact, made = retriever(8), ExemplarRetriever(HashEncoder(8), index=index).index(POOL)
+    found = made.search("question", 3, exclude_ids=["e1"])
+    expected = exact.search("question", 3, exclude_ids=["e1"])
+    assert [exemplar for exemplar, _ in found] == [exemplar for exemplar, _ in expected]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+    loaded = ExemplarRetriever.load(made.save(tmp_path), HashEncoder(8))
+    assert loaded.backend == index
+    assert loaded.search("question", 3, exclude_ids=["e1"]) == found
+    assert made.index(POOL[:2]).search("question", 9)[0][0] in POOL[:2]
+
+
 def test_what_an_encoder_leaves_out_is_counted():
     made = ExemplarRetriever(Words())
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 3 tokens"):
@@ -88,7 +102,7 @@ def test_the_dual_query_searches_with_the_draft():
         return ["a draft" if "question x" in prompt.splitlines()[-2] else " " for prompt in prompts]
 
     made = retriever()
-    selector = DualQuerySelector(generate, made, None, n_shots=3, n_candidates=10)
+    selector = DualQuerySelector(generate=generate, retriever=made, reranker=None, n_shots=3, n_candidates=10)
     with pytest.warns(UserWarning, match="1 of 2 drafts are empty"):
         first, second = selector.select(["question x", "question y"])
     assert list(first.exemplars) == [e for e, _ in made.search("question x\ta draft", 3)]
@@ -256,6 +270,7 @@ def test_bad_calls(unchecked):
             return np.zeros(len(texts))
 
     for call, words in [
+        (lambda: ExemplarRetriever(HashEncoder(), index="annoy"), "index='annoy' is not known; accepted: exact, flat"),
         (lambda: ExemplarRetriever(HashEncoder()).index([]), r"exemplars=\[\]"),
         (lambda: ExemplarRetriever(HashEncoder()).index([POOL[0], POOL[0]]), "the same id 'e0'"),
         (

@@ -13,6 +13,7 @@ from fullrank.search.click_log import ClickLog
 from fullrank.search.colbert_encoder import ColBERTEncoder
 from fullrank.search.colbert_retriever import ColBERTRetriever
 from fullrank.search.dense import DenseRetriever, Encoder, load_encoder
+from fullrank.search.determinantal import dpp_kernel, greedy_map, k_dpp_sample
 from fullrank.search.dq_lore import LoReReranker
 from fullrank.search.dual_query import DualQuerySelector, Selection
 from fullrank.search.echo_rank import EchoRankReranker
@@ -96,6 +97,9 @@ __all__ = [
     "PromptTemplate",
     "Selection",
     "contrastive_exemplar_loss",
+    "dpp_kernel",
+    "greedy_map",
+    "k_dpp_sample",
     "final_answer",
     "score_candidates",
     "EchoRankReranker",

@@ -86,10 +86,7 @@ class DenseRetriever(SegmentedIndex[VectorSegment]):
         effort: int = 64,
         device: str = "cpu",
     ) -> None:
-        if backend not in get_args(Backend):
-            raise ValueError(f"backend={backend!r} is not known; accepted: {', '.join(get_args(Backend))}")
-        if backend != "exact":
-            require("faiss", "faiss")
+        check_backend(backend, "backend")
         self._encoder, self._device = encoder, device
         self._folder = str(Path(encoder).resolve()) if isinstance(encoder, str | Path) else None
         self.backend: Backend = backend
@@ -283,6 +280,19 @@ class DenseRetriever(SegmentedIndex[VectorSegment]):
         shape = (len(self), self._segments[0].dim)
         if self._faiss is not None and self._faiss.shape != shape:
             raise ValueError(f"an index of faiss of shape {self._faiss.shape}, vectors of shape {shape}")
+
+
+def check_backend(backend: str, name: str) -> None:
+    """Raise ValueError for an unknown back end, and MissingExtra for one of faiss where that is not installed.
+
+    Args:
+        backend: see `DenseRetriever`.
+        name: of the argument.
+    """
+    if backend not in get_args(Backend):
+        raise ValueError(f"{name}={backend!r} is not known; accepted: {', '.join(get_args(Backend))}")
+    if backend != "exact":
+        require("faiss", "faiss")
 
 
 def encoded(encoder: Encoder, texts: list[str]) -> Float[torch.Tensor, "texts dim"]:

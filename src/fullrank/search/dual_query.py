@@ -54,8 +54,8 @@ class DualQuerySelector:
         answers = [final_answer(text) for text in model.complete([selection.prompt for selection in selections])]
 
     Args:
-        model: of language: an object with `complete`, such as `TransformersModel` or `ServerModel`, which is asked at
-            temperature 0; or a function from a list of prompts to their completions, such as any client.
+        generate: from a list of prompts to their completions, such as any client; or a language model, an object with
+            `complete` such as `TransformersModel` or `ServerModel`, which is asked at temperature 0.
         retriever: over the pool, indexed by question and solution.
         reranker: orders what was retrieved; None for the retriever's order.
         first_shot_selector: exemplars of the first call: a fixed list, or a function from questions to a list for each,
@@ -73,7 +73,7 @@ class DualQuerySelector:
 
     def __init__(
         self,
-        model: LanguageModel | Generate,
+        generate: LanguageModel | Generate,
         retriever: ExemplarRetriever,
         reranker: VectorReranker | None,
         first_shot_selector: FirstShots | None = None,
@@ -86,7 +86,7 @@ class DualQuerySelector:
         numbers = {"n_shots": n_shots, "n_candidates": n_candidates, "max_new_tokens": max_new_tokens}
         for name, value in numbers.items():
             at_least_one(value, name)
-        self.model = language_model(model, BatchFunctionModel)
+        self.model = language_model(generate, BatchFunctionModel)
         self.retriever, self.reranker = retriever, reranker
         self.first_shot_selector, self.template = first_shot_selector, template
         self.n_shots, self.n_candidates = n_shots, n_candidates

@@ -9,24 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fullrank.search.dense import Encoder, encoded, nearest
+from fullrank.search.dense import Backend, Encoder, check_backend, encoded, nearest
 from fullrank.search.exemplars import Exemplar
+from fullrank.search.faiss_index import FaissIndex
 from fullrank.search.index_folder import open_index, save_index
 from fullrank.search.run import at_least_one
 
+_EFFORT = 64  # of an approximate search, as that of `DenseRetriever`
 Found = tuple[list[int], list[float]]
 
 
 class ExemplarRetriever:
-    """Exemplars by the inner product of encoded texts, exact.
+    """Exemplars by the inner product of encoded texts.
 
     Args:
         encoder: an object with `encode(texts)`.
+        index: "exact" compares with every vector; "flat", "hnsw" and "ivf" by faiss, see `DenseRetriever`.
         normalize: whether vectors get unit length; the paper's have their own.
         transform: applied to the vectors, such as a trained head.
 
@@ -35,12 +38,23 @@ class ExemplarRetriever:
         vectors: of the pool, (pool, d).
         truncated: how many texts were longer than the encoder reads, as far as it tells (`tokenizer` and
             `max_seq_length`, as SentenceTransformer and `ExemplarEncoder` do). The solution's end is what is left out.
+
+    Raises:
+        ValueError: an unknown index.
+        MissingExtra: faiss, which the index needs, is not installed.
     """
 
     def __init__(
-        self, encoder: Encoder, normalize: bool = False, transform: Callable[[Tensor], Tensor] | None = None
+        self,
+        encoder: Encoder,
+        index: Backend = "exact",
+        normalize: bool = False,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        check_backend(index, "index")
         self.encoder, self.normalize, self.transform = encoder, normalize, transform
+        self.backend: Backend = index
+        self._faiss: FaissIndex | None = None  # of the vectors; made when it is needed
         self.exemplars: list[Exemplar] = []
         self.vectors = torch.zeros(0, 0)
         self.truncated = 0
@@ -62,7 +76,7 @@ class ExemplarRetriever:
             twice = next(id for place, id in enumerate(ids) if id in ids[:place])
             raise ValueError(f"two exemplars have the same id {twice!r}; ids are unique in a pool")
         self.vectors = self.encode([by(exemplar) if by else exemplar.text for exemplar in exemplars])
-        self.exemplars = list(exemplars)
+        self.exemplars, self._faiss = list(exemplars), None
         return self
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
@@ -117,7 +131,7 @@ class ExemplarRetriever:
             )
         excluded = self._excluded(len(queries), exclude_ids)
         wanted = at_least_one(k) + max(map(len, excluded), default=0)
-        scores, found = nearest(queries, self.vectors, min(wanted, len(self.vectors)))
+        scores, found = self._nearest(queries, min(wanted, len(self.vectors)))
         rows = zip(found.tolist(), scores.tolist(), excluded, strict=True)
         return [_kept(places, values, left_out, k) for places, values, left_out in rows]
 
@@ -131,6 +145,7 @@ class ExemplarRetriever:
         if not self.exemplars:
             raise RuntimeError("nothing is indexed yet: call index(exemplars) first")
         about = {"exemplars": [asdict(exemplar) for exemplar in self.exemplars], "normalize": self.normalize}
+        about["index"] = self.backend
         return save_index(
             folder,
             "ExemplarRetriever",
@@ -155,7 +170,7 @@ class ExemplarRetriever:
         """
 
         def read(about: dict[str, Any], files: Path) -> ExemplarRetriever:
-            made = cls(encoder, about["normalize"], transform)
+            made = cls(encoder, about.get("index", "exact"), about["normalize"], transform)
             made.exemplars = [Exemplar(**entry) for entry in about["exemplars"]]
             made.vectors = load_file(files / "vectors.safetensors")["vectors"]
             if len(made.vectors) != len(made.exemplars):
@@ -165,6 +180,16 @@ class ExemplarRetriever:
         return open_index(
             folder, "ExemplarRetriever", read, (SafetensorError, OSError, KeyError, TypeError, ValueError)
         )
+
+    def _nearest(
+        self, queries: Float[Tensor, "queries d"], k: int
+    ) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
+        """Scores, descending, and places; -1 where an approximate index finds fewer."""
+        if self.backend == "exact":
+            return nearest(queries, self.vectors, k)
+        if self._faiss is None:
+            self._faiss = FaissIndex.of(self.backend, self.vectors)
+        return self._faiss.nearest(queries, k, _EFFORT)
 
     def _excluded(self, queries: int, exclude_ids: Sequence[Collection[str]]) -> list[set[int]]:
         if not exclude_ids:
@@ -191,5 +216,6 @@ class ExemplarRetriever:
 
 
 def _kept(places: list[int], scores: list[float], excluded: set[int], k: int) -> Found:
-    kept = [(place, score) for place, score in zip(places, scores, strict=True) if place not in excluded][:k]
+    pairs = zip(places, scores, strict=True)
+    kept = [(place, score) for place, score in pairs if place >= 0 and place not in excluded][:k]
     return [place for place, _ in kept], [score for _, score in kept]
