@@ -21,7 +21,20 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import fullrank.adapt.tuner
-from fullrank.adapt import Delta, DeltaConfig, DeltaModel, FrozenLayer, HydraConfig, HydraModel, register
+from fullrank.adapt import (
+    Delta,
+    DeltaConfig,
+    DeltaModel,
+    FrozenLayer,
+    HydraConfig,
+    HydraModel,
+    LamdaConfig,
+    LocaConfig,
+    LoLDUConfig,
+    OWLoRAConfig,
+    WaraConfig,
+    register,
+)
 from fullrank.adapt._peft import add_peft_type
 from fullrank.adapt.hydra import FEED_FORWARD_OUTPUTS, HydraDelta
 
@@ -419,3 +432,39 @@ def test_layer_types_that_no_layer_exists_for():
 def test_configurations_of_unknown_methods_name_themselves(tmp_path):
     GainConfig(target_modules=["0"]).save_pretrained(tmp_path)
     assert PeftConfig.from_pretrained(tmp_path).peft_type is PeftType.GAIN
+
+
+# --- values of the wrong kind ----------------------------------------------------------------------------------------
+
+CONFIGS = (HydraConfig, WaraConfig, LoLDUConfig, LocaConfig, LamdaConfig, OWLoRAConfig)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (HydraConfig, {"scaling": "1"}, "scaling='1': use a number"),
+        (HydraConfig, {"rank_pattern": [4]}, r"rank_pattern=\[4\]: use a dictionary"),
+        (LoLDUConfig, {"alpha": "8"}, "alpha='8': use a number or None"),
+        (LocaConfig, {"location_grad_clip": "1"}, "location_grad_clip='1': use a number or None"),
+        (LamdaConfig, {"freeze_fraction": "0.3"}, "freeze_fraction='0.3': use a number or None"),
+        (LamdaConfig, {"rank_candidates": 8}, "rank_candidates=8: use a list of ranks, or None"),
+        (OWLoRAConfig, {"energy": None}, "energy=None: use a number"),
+        (WaraConfig, {"wara_dropout": "0"}, "wara_dropout='0': use a number"),
+        (WaraConfig, {"band_ranks": [1]}, r"band_ranks=\[1\]: use a dictionary"),
+    ],
+)
+def test_numbers_and_dictionaries_are_asked_for(unchecked, config, options, message):
+    with pytest.raises(TypeError, match=message):
+        config(**options)
+
+
+def test_sizes_and_names_are_asked_for(unchecked):
+    with pytest.raises(ValueError, match=r"grid_size=4: use \(height, width\)"):
+        WaraConfig(mode="grid", grid_size=4)
+    with pytest.raises(ValueError, match="wavelet=3 is not known; accepted are orthogonal ones, such as haar"):
+        WaraConfig(wavelet=3)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_no_pattern_is_an_empty_one(unchecked, config):
+    assert config(**dict.fromkeys(config.patterns)) == config()

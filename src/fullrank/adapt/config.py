@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, ClassVar
 
 from peft import PeftConfig
@@ -31,6 +32,7 @@ class DeltaConfig(PeftConfig):
 
     Raises:
         ValueError: naming the field, the value and what is accepted.
+        TypeError: the same, where a number or a dictionary is needed.
     """
 
     #: Name of the method in PEFT: lower case, the prefix of its tensors is `<method>_`.
@@ -91,7 +93,21 @@ class DeltaConfig(PeftConfig):
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError(f"layers_pattern={self.layers_pattern!r} needs layers_to_transform: pass it as well")
 
+    def _check_numbers(self) -> None:
+        for field in fields(self):
+            kinds, value = set(str(field.type).split(" | ")), getattr(self, field.name)
+            if not {"float"} <= kinds <= {"int", "float", "None"} or (value is None and "None" in kinds):
+                continue
+            if not isinstance(value, Real):
+                raise TypeError(f"{field.name}={value!r}: use a number{' or None' if 'None' in kinds else ''}")
+
     def _check_patterns(self) -> None:
+        for pattern in self.patterns:
+            values = getattr(self, pattern)
+            if values is None:
+                setattr(self, pattern, {})
+            elif not isinstance(values, dict):
+                raise TypeError(f"{pattern}={values!r}: use a dictionary, layer name -> {self.patterns[pattern]}")
         for pattern in self.patterns:
             for key, value in getattr(self, pattern).items():
                 try:

@@ -77,6 +77,7 @@ class HydraConfig(DeltaConfig):
     rank_pattern: dict[str, int | tuple[int, int] | list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         _check_rank("r", self.r)
         if self.r_seq is not None:
             _check_rank("r_seq", self.r_seq)

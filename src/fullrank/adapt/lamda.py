@@ -102,6 +102,7 @@ class LamdaConfig(DeltaConfig):
     alpha_pattern: dict[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         check_rank("r", self.r)
         for name, accepted in _CHOICES.items():
             if getattr(self, name) not in accepted:
@@ -115,7 +116,7 @@ class LamdaConfig(DeltaConfig):
         if not 0 <= self.lamda_dropout < 1:
             raise ValueError(f"lamda_dropout={self.lamda_dropout}: use a probability in [0, 1)")
         if self.rank_candidates is not None:
-            self.rank_candidates = check_candidates(self.rank_candidates)
+            self.rank_candidates = check_candidates(self.rank_candidates, "rank_candidates")
         super().__post_init__()
 
     @property

@@ -79,16 +79,19 @@ def allocate_ranks(
     return _waterfill(energies, rank, ranks, 1 if budget == "rank" else 2)
 
 
-def check_candidates(candidates: Sequence[int]) -> list[int]:
+def check_candidates(candidates: Sequence[int], name: str = "candidates") -> list[int]:
     """The candidates ascending and without repetition.
 
     Raises:
         ValueError: none, or one that is no positive integer.
+        TypeError: no list.
     """
+    if not isinstance(candidates, Sequence) or isinstance(candidates, str):
+        raise TypeError(f"{name}={candidates!r}: use a list of ranks, or None for the default")
     if not candidates:
-        raise ValueError("candidates is empty: pass at least one rank, or None for the default")
-    for rank in candidates:
-        check_rank("candidates", rank)
+        raise ValueError(f"{name} is empty: pass at least one rank, or None for the default")
+    for index, rank in enumerate(candidates):
+        check_rank(f"{name}[{index}]", rank)
     return sorted(set(candidates))
 
 

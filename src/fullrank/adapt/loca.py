@@ -83,10 +83,11 @@ class LocaConfig(DeltaConfig):
     transform: Transform = "auto"
     schedule_mode: Literal["mask", "requires_grad"] = "mask"
     count: Literal["steps", "forward"] = "steps"
-    n_frequency_pattern: dict[str, int] = field(default_factory=dict)
-    scale_pattern: dict[str, float] = field(default_factory=dict)
+    n_frequency_pattern: dict[str, int] | None = field(default_factory=dict)
+    scale_pattern: dict[str, float] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         for name in ("n_frequency", "coefficient_steps", "location_steps"):
             _check_count(name, getattr(self, name), at_least=1)
         if isinstance(self.learn_location_steps, float):

@@ -76,6 +76,7 @@ class LoLDUConfig(DeltaConfig):
     rank_pattern: dict[str, int | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         _check_rank(self.r)
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha={self.alpha}: use a positive number, or None for alpha = r")

@@ -99,6 +99,7 @@ class OWLoRAConfig(DeltaConfig):
     earlier: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         _check_count("r", self.r)
         for name, groups in self.fused_groups.items():
             _check_count(f"fused_groups[{name!r}]", groups)

@@ -156,6 +156,7 @@ class WaraConfig(DeltaConfig):
         return changed
 
     def _check(self) -> None:
+        self._check_numbers()
         _check_choice("mode", self.mode, (*_FORMS, "tiny"))
         _check_choice("tiny_form", self.tiny_form, _FORMS)
         _check_choice("compute", self.compute, _ROUTES)
@@ -191,7 +192,7 @@ class WaraConfig(DeltaConfig):
         if self.num_prefix_tokens is not None:
             _check_count("num_prefix_tokens", self.num_prefix_tokens, 0)
         if self.grid_size is not None:
-            if len(self.grid_size) != 2:
+            if not isinstance(self.grid_size, tuple) or len(self.grid_size) != 2:
                 raise ValueError(f"grid_size={self.grid_size!r}: use (height, width)")
             for side in self.grid_size:
                 _check_count("grid_size", side, 1)
@@ -205,6 +206,8 @@ class WaraConfig(DeltaConfig):
         if self.svd_rank is not None:
             _check_count("svd_rank", self.svd_rank, 1)
         argument, given = ("r", self.r) if isinstance(self.r, dict) else ("band_ranks", self.band_ranks or {})
+        if not isinstance(given, dict):
+            raise TypeError(f"band_ranks={given!r}: use a dictionary, band name -> rank")
         for name, rank in given.items():
             if name not in self.bands:
                 raise ValueError(f"{argument} names the band {name!r}: {self.form!r} has {', '.join(self.bands)}")

@@ -119,7 +119,7 @@ def _filters(wavelet: str) -> tuple[list[float], list[float]]:
     pywt = require("pywt", "adapt")
     try:
         found = pywt.Wavelet(wavelet)
-    except ValueError:
+    except (AttributeError, ValueError):  # no name, or an unknown one
         raise ValueError(
             f"wavelet={wavelet!r} is not known; accepted are orthogonal ones, such as {_EXAMPLES}"
         ) from None
