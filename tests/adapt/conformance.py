@@ -468,6 +468,17 @@ class Conformance:
         with pytest.raises(ValueError, match=message):
             self.config(**options)
 
+    def test_tensors_are_shown_by_adapter(self):
+        model = self.adapted(adapters=("first", "second"))
+        layer = model.base_model.model[0]
+        for name in layer.delta_type.shown:
+            tensors = getattr(layer, f"{self.prefix}{name}")
+            owners = {adapter for adapter, delta in layer.deltas.items() if getattr(delta, name, None) is not None}
+            assert set(tensors) == owners
+            assert len(tensors) == len(owners)
+            for adapter in owners:
+                assert tensors[adapter] is getattr(layer.deltas[adapter], name)
+
     def test_layer_sizes_are_exposed(self):
         layer = self.adapted("gpt2").base_model.model.transformer.h[0].attn.c_attn
         assert (layer.in_features, layer.out_features) == (16, 48)

@@ -343,3 +343,15 @@ def test_other_layers_are_refused(layer):
 def test_half_a_branch():
     with pytest.raises(ValueError, match="seq_A and seq_B make one branch: pass both or neither"):
         hydra_delta(torch.eye(3), seq_A=torch.ones(1, 3))
+
+
+def test_factors_by_the_names_of_pefts_layers():
+    torch.manual_seed(0)
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 3)), HydraConfig(r=2, r_seq=0, target_modules=["0"]))
+    layer = model.base_model.model[0]
+    assert dict(layer.hydra_seq_A) == {}
+    assert "default" not in layer.hydra_seq_A
+    with torch.no_grad():
+        layer.hydra_par_B["default"].fill_(1.0)
+    layer.hydra_par_A["default"] = nn.Parameter(torch.ones(2, 4))
+    assert torch.equal(layer.get_delta_weight("default"), torch.full((3, 4), 2.0))

@@ -78,12 +78,15 @@ class Delta(nn.Module, ABC):
             kernel size); an embedding goes through `lookup`.
         fixed_dtype: names of parameters and buffers that keep their dtype when the model or adapter is cast, such as
             places in a grid; default none.
+        shown: names of tensors that the layer has as mappings too: `A` of a method called `hydra` as
+            `layer.hydra_A["default"]`; default none.
         creates_bias: whether merging may give a bias to a layer that has none; default False, which is an error.
         base: the frozen layer.
     """
 
     supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D)
     fixed_dtype: ClassVar[tuple[str, ...]] = ()
+    shown: ClassVar[tuple[str, ...]] = ()
     creates_bias: bool = False
 
     def __init__(self, base: FrozenLayer, config: Any) -> None:

@@ -108,6 +108,8 @@ class HydraConfig(DeltaConfig):
 class HydraDelta(Delta):
     """The two branches of Hydra on one linear layer; a branch of rank zero has no parameters."""
 
+    shown = tuple(f"{branch}_{name}" for branch in ("par", "seq") for name in ("A", "B", "A_bias", "B_bias"))
+
     def __init__(self, base: FrozenLayer, config: HydraConfig) -> None:
         super().__init__(base, config)
         self.scaling, self.init, self.creates_bias = config.scaling, config.init_weights, config.create_bias

@@ -150,6 +150,8 @@ class LamdaDelta(Delta):
         steps: how many optimiser steps the schedule has counted.
     """
 
+    shown = ("A", "S", "B")
+
     A: Tensor
     B0: Tensor | None
     S0: Tensor | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -345,6 +345,36 @@ class DeltaEmbedding(DeltaLayer):
 
     def _to_stored(self, matrix: Tensor) -> Tensor:
         return matrix.mT
+
+
+class AdapterTensors(Mapping[str, Tensor]):
+    """One tensor of every delta of a layer, adapter name -> tensor: how PEFT's own layers show theirs.
+
+    Without the adapters whose delta has none, such as a branch of rank zero.
+    """
+
+    def __init__(self, deltas: nn.ModuleDict, name: str) -> None:
+        self._deltas, self._name = deltas, name
+
+    def __getitem__(self, adapter: str) -> Tensor:
+        tensor = getattr(self._deltas[adapter], self._name, None)
+        if tensor is None:
+            raise KeyError(adapter)
+        return tensor
+
+    def __setitem__(self, adapter: str, tensor: Tensor) -> None:
+        setattr(self._deltas[adapter], self._name, tensor)
+
+    def __iter__(self) -> Iterator[str]:
+        return (adapter for adapter, delta in self._deltas.items() if getattr(delta, self._name, None) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def tensors_called(name: str) -> property:
+    """The property of a layer that shows the tensor `name` of its deltas."""
+    return property(lambda layer: AdapterTensors(layer.deltas, name), doc=f"Adapter name -> its tensor {name}.")
 
 
 def _watched(layer: nn.Module) -> bool:

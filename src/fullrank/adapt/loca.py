@@ -118,6 +118,7 @@ class LocaDelta(AlternatingDelta):
     """Amplitudes at learned places of the cosine spectrum of one layer's change."""
 
     supports: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, Conv1D, nn.Conv2d)
+    shown = ("spectrum", "locations", "indices")
 
     def __init__(self, base: FrozenLayer, config: LocaConfig) -> None:
         super().__init__(base, config)

@@ -164,6 +164,7 @@ class LoLDUDelta(Delta):
     """
 
     fixed_dtype = ("fingerprint",)
+    shown = ("z", "sigma", "z0", "sigma0", "perm", "A", "B", "fingerprint")
 
     z0: Tensor
     sigma0: Tensor

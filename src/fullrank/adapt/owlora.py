@@ -135,6 +135,8 @@ class OWLoRADelta(Delta):
         frozen: whether the task is over.
     """
 
+    shown = ("D", "U", "w")
+
     others: tuple[OWLoRADelta, ...]
 
     def __init__(self, base: FrozenLayer, config: OWLoRAConfig) -> None:

@@ -11,7 +11,7 @@ from peft.utils import register_peft_method
 from fullrank.adapt._peft import PeftType, add_peft_type
 from fullrank.adapt.config import DeltaConfig
 from fullrank.adapt.delta import Delta
-from fullrank.adapt.layer import DeltaLayer
+from fullrank.adapt.layer import DeltaLayer, tensors_called
 from fullrank.adapt.tuner import LAYERS, DeltaModel
 
 
@@ -74,7 +74,12 @@ def _tuner(
     layer = type(
         f"{stem}Layer",
         (DeltaLayer,),
-        {"delta_type": delta, "adapter_layer_names": (f"{config.method}_delta",), **place},
+        {
+            "delta_type": delta,
+            "adapter_layer_names": (f"{config.method}_delta",),
+            **{f"{config.method}_{name}": tensors_called(name) for name in delta.shown},
+            **place,
+        },
     )
     # PEFT finds the layers of "all-linear" by the word Linear in the name of their class.
     made = {

@@ -253,6 +253,8 @@ class _Pair(NamedTuple):
 class WaraDelta(Delta):
     """The pairs of WaRA on one linear layer, packed into the two vectors A and B in the order of the bands."""
 
+    shown = ("A", "B", "gate", "c")
+
     gate: nn.Parameter | None
 
     def __init__(self, base: FrozenLayer, config: WaraConfig) -> None:
