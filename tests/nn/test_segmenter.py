@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -14,6 +15,7 @@ from fullrank import data
 from fullrank.linalg import robust_pca
 from fullrank.nn.rpcanet import RPCANet
 from fullrank.nn.rpcanet_training import SegmentationTraining, crop_at, train_segmentation
+from fullrank.nn.segmentation_report import read_grey
 from fullrank.nn.segmenter import RobustPCASegmenter, SparseObjectSegmenter
 
 SMALL = {"num_stages": 1, "channels": 4, "sparse_layers": 1, "merge_layers": 0, "contrast_kernel": 5, "batch_size": 4}
@@ -196,3 +198,16 @@ def test_bad_images(unchecked):
         segmenter.fit([*images, images[0, :20]], [*masks, masks[0, :20]])
     with pytest.raises(ValueError, match="1 images make no batch of 8"):
         train_segmentation(RPCANet(1, 2), [torch.zeros(4, 4)], [torch.zeros(4, 4) > 0], SegmentationTraining())
+
+
+def test_floating_point_pictures_are_read_as_they_are(tmp_path):
+    values = np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)
+    Image.fromarray(values).save(tmp_path / "real.tiff")
+    np.testing.assert_array_equal(read_grey(tmp_path / "real.tiff"), values)
+    for factor, message in ((300, "values from 0 to 300: 0 to 1 is accepted"), (np.nan, "values from nan to nan")):
+        Image.fromarray(factor * values).save(tmp_path / "other.tiff")
+        with pytest.raises(ValueError, match=message):
+            read_grey(tmp_path / "other.tiff")
+    Image.fromarray((70_000 * values).astype(np.int32)).save(tmp_path / "wide.tiff")
+    with pytest.raises(ValueError, match=r"wide.tiff has values from 0 to 70000: 0 to 65535 is accepted"):
+        read_grey(tmp_path / "wide.tiff")

@@ -164,11 +164,11 @@ def mask_paths(files: Sequence[str | Path], folder: str | Path) -> list[Path]:
 
 
 def read_grey(path: str | Path) -> np.ndarray:
-    """An image file as grey values in [0, 1], float32 (H, W); 16 bits are kept.
+    """An image file as grey values in [0, 1], float32 (H, W); 16 bits and floating-point values are kept.
 
     Raises:
         OSError: it is not there, or may not be read.
-        ValueError: it is no image that can be read.
+        ValueError: it is no image that can be read, or its values are outside of that range.
     """
     return decode_grey(Path(path).read_bytes(), str(path))
 
@@ -182,22 +182,25 @@ def decode_grey(content: bytes, name: str, most_pixels: int | None = None) -> np
         most_pixels: refuse larger images before they are unpacked; default no limit.
 
     Raises:
-        ValueError: it is no image that can be read, or too large.
+        ValueError: it is no image that can be read, too large, or its values are outside of [0, 1].
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             too_large = most_pixels is not None and picture.width * picture.height > most_pixels
             if not too_large:
                 picture.load()
-            deep = picture.mode.startswith("I")
+            white = 1 if picture.mode == "F" else _DEEP if picture.mode.startswith("I") else 255
             size = f"{picture.height} x {picture.width}"
-            values = None if too_large else np.asarray(picture if deep else picture.convert("L"), dtype=np.float32)
+            grey = picture.convert("L") if white == 255 and not too_large else picture
+            values = None if too_large else np.asarray(grey, dtype=np.float32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         words = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ValueError(f"{name} cannot be read: {words}; {_READABLE}") from error
     if values is None:
         raise ValueError(f"{name} has {size} pixels: at most {most_pixels:,} in all are accepted here")
-    return values / (_DEEP if deep else 255)
+    if not (values.min() >= 0 and values.max() <= white):
+        raise ValueError(f"{name} has values from {values.min():g} to {values.max():g}: 0 to {white} is accepted")
+    return values / white
 
 
 def segment_images(
