@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import NotFittedError
 
 from fullrank.fields.chirps.backbone import small_backbone
-from fullrank.fields.chirps.configuration import TARGETS
+from fullrank.fields.chirps.configuration import LABELS, TARGETS, target_matrix
 from fullrank.fields.chirps.metrics import pearson_per_target
 from fullrank.fields.chirps.regressor import ViTForChirpRegression
 from fullrank.fields.chirps.regressor_config import ChirpRegressorConfig
@@ -60,12 +60,14 @@ class ChirpLocalizer(RegressorMixin, BaseEstimator):
     def fit(self, Z: Any, y: Any) -> ChirpLocalizer:
         """Train on spectrograms Z (n, n_freq, n_time) and targets y (n, targets) in seconds and Hz.
 
+        Labels of dtype `LABELS`, as `generate_chirps` gives them, are accepted as y too, here and in `score`.
+
         Raises:
             ValueError: shapes that do not fit, values that are not finite, a constant column, or under 10 examples.
         """
         import torch
 
-        Z, y = _spectrograms(Z), np.asarray(y, dtype=np.float64)
+        Z = _spectrograms(Z)
         if len(Z) < 10:
             raise ValueError(f"Z has {len(Z)} spectrograms: at least 10 are needed, a fifth of them to stop by")
         with torch.random.fork_rng():
@@ -74,6 +76,7 @@ class ChirpLocalizer(RegressorMixin, BaseEstimator):
             adaptation = "full" if self.backbone is None else "lora"
             config = self.config or ChirpRegressorConfig(targets=tuple(self.targets), adaptation=adaptation)
             model = ViTForChirpRegression.from_backbone(backbone, config)
+        y = _matrix(y, config.targets)
         settings = ChirpTrainingSettings(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -107,7 +110,7 @@ class ChirpLocalizer(RegressorMixin, BaseEstimator):
         """
         if sample_weight is not None:
             raise ValueError("sample_weight: correlations are not weighted here; leave it out")
-        return float((pearson_per_target(self.predict(X), y) ** 2).mean())
+        return float((pearson_per_target(self.predict(X), _matrix(y, self.model_.config.targets)) ** 2).mean())
 
 
 def _spectrograms(Z: Any) -> np.ndarray:
@@ -115,3 +118,9 @@ def _spectrograms(Z: Any) -> np.ndarray:
     if Z.ndim != 3:
         raise ValueError(f"Z has the shape {Z.shape}: (n, n_freq, n_time) spectrograms are needed")
     return Z
+
+
+def _matrix(y: Any, targets: tuple[str, ...]) -> np.ndarray:
+    """Targets as a matrix, of labels the columns that are predicted."""
+    y = np.asarray(y)
+    return target_matrix(y, targets) if y.dtype == LABELS else np.asarray(y, dtype=np.float64)
