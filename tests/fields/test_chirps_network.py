@@ -206,6 +206,8 @@ def test_pictures_of_every_shape(examples, caplog):
     assert caplog.messages == ["pictures of (128, 96) are resized to the (64, 64) of the backbone"]
     drawn = ChirpDataset(1, config=TINY, render="figure")[0][0]
     assert network.prepare(drawn[None]).shape == (1, 3, 64, 64)
+    in_bytes = (255 * drawn[None]).round().to(torch.uint8)
+    torch.testing.assert_close(network.prepare(in_bytes), network.prepare(drawn[None]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -403,6 +405,10 @@ def test_the_estimator(examples):
     again = ChirpLocalizer(backbone(), epochs=1, batch_size=8).fit(Z, y).predict(Z)
     np.testing.assert_allclose(again, predicted)
     assert isinstance(estimator.model_.vit, PeftModel)
+    labels = generate_chirps(40, TINY, 0)[1]
+    assert estimator.score(Z, labels) == estimator.score(Z, y)
+    of_labels = ChirpLocalizer(backbone(), epochs=1, batch_size=8).fit(Z, labels)
+    np.testing.assert_allclose(of_labels.predict(Z), predicted)
     small = ChirpLocalizer(epochs=1, batch_size=16, targets=("onset_time",)).fit(Z, y[:, :1])
     assert small.model_.trainable_parameters()["adapter"] > 400_000
     assert small.predict(Z).shape == (40, 1)

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -134,12 +134,12 @@ class ViTForChirpRegression(nn.Module):
         logits, log_variance = found.chunk(2, dim=-1)
         return ChirpRegressionOutput(self._loss(logits, labels, log_variance), logits, log_variance)
 
-    def prepare(self, Z: Float[np.ndarray | Tensor, "n *picture"]) -> Float[Tensor, "n 3 height width"]:
+    def prepare(self, Z: Shaped[np.ndarray | Tensor, "n *picture"]) -> Float[Tensor, "n 3 height width"]:
         """Spectrograms -> `pixel_values`: scaled to [0, 1], repeated, resized, normalised.
 
         Args:
             Z: (n, n_freq, n_time) spectrograms, each of which is scaled by its own range; or (n, 3, height, width)
-                pictures in [0, 1], such as those of `render_figure`.
+                pictures, floating point in [0, 1] or bytes, such as those of `ChirpDataset(n, render="figure")`.
 
         Raises:
             ValueError: another shape, or values that are not finite.
@@ -150,7 +150,8 @@ class ViTForChirpRegression(nn.Module):
         if not torch.isfinite(Z).all():
             raise ValueError("Z has values that are NaN or infinite: finite spectrograms are needed")
         weight = next(self.regression_head.parameters())
-        Z = Z.to(weight.device, torch.float32)
+        scale = 255 if Z.ndim == 4 and Z.dtype == torch.uint8 else 1
+        Z = Z.to(weight.device, torch.float32) / scale
         if Z.ndim == 3:
             low, high = Z.amin((1, 2), keepdim=True), Z.amax((1, 2), keepdim=True)
             Z = (Z - low) / (high - low).clamp(min=torch.finfo(Z.dtype).tiny)
@@ -161,7 +162,7 @@ class ViTForChirpRegression(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, Z: Float[np.ndarray | Tensor, "n *picture"], batch_size: int = 256
+        self, Z: Shaped[np.ndarray | Tensor, "n *picture"], batch_size: int = 256
     ) -> Float[np.ndarray, "n targets"]:
         """Targets in seconds and Hz, in the order of `config.targets`.
 
@@ -176,7 +177,7 @@ class ViTForChirpRegression(nn.Module):
 
     @torch.no_grad()
     def predict_standardised(
-        self, Z: Float[np.ndarray | Tensor, "n *picture"], batch_size: int = 256
+        self, Z: Shaped[np.ndarray | Tensor, "n *picture"], batch_size: int = 256
     ) -> Float[np.ndarray, "n targets"]:
         """The same before the scale of the labels is put back."""
         training = self.training
