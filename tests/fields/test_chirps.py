@@ -202,7 +202,7 @@ def test_bad_requests(unchecked):
 
 def test_pictures_go_out_and_come_in(tmp_path):
     data = ChirpDataset(2, seed=1, config=SMALL)
-    export_png(data, tmp_path / "set")
+    assert data.export_png(tmp_path / "set") == tmp_path / "set"
     with pytest.raises(FileExistsError, match=r"has pictures or labels\.csv already"):
         export_png(data, tmp_path / "set")
     images, labels = read_png(tmp_path / "set", size=48)

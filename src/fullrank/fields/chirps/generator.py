@@ -14,6 +14,7 @@ which is two products with small matrices: a Gaussian filter with reflected bord
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -143,6 +144,19 @@ class ChirpDataset(torch.utils.data.Dataset):
         streams = (np.random.default_rng(np.random.SeedSequence((self.seed, index))) for index in range(self.n))
         uniform = np.array([stream.random(6) for stream in streams]).reshape(-1, 6)
         return sample_labels(uniform, self.config)
+
+    def export_png(self, folder: str | Path) -> Path:
+        """Write pictures and labels in the layout of the official generator, see `figures.export_png`.
+
+        Args:
+            folder: made where it is missing.
+
+        Raises:
+            FileExistsError: the folder has pictures or a table already.
+        """
+        from fullrank.fields.chirps.figures import export_png  # brings matplotlib
+
+        return export_png(self, folder)
 
     def _index(self, index: int) -> int:
         if not -self.n <= index < self.n:
