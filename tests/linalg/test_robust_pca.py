@@ -77,6 +77,16 @@ def test_scale_and_transposition_change_nothing():
     torch.testing.assert_close(robust_pca(M.mT).sparse, found.sparse.mT, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "power"), [(torch.float32, 120), (torch.float32, -110), (torch.float64, 1000)])
+def test_norms_beyond_the_range_of_the_dtype(dtype, power):
+    M = sum(known_sum(12, 9, rank=2, share=0.05, dtype=dtype))
+    found, expected = robust_pca(M * 2.0**power), robust_pca(M)
+    assert bool(found.converged)
+    assert int(found.rank) == int(expected.rank)
+    torch.testing.assert_close(found.low_rank / 2.0**power, expected.low_rank, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.sparse / 2.0**power, expected.sparse, rtol=1e-6, atol=1e-6)
+
+
 def test_the_weight_moves_what_is_sparse():
     M = sum(known_sum(40, 40, 3, 0.1))
     ranks = [int(robust_pca(M, lam=lam).rank) for lam in (0.02, 0.16, 2.0)]

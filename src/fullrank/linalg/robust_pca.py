@@ -82,7 +82,9 @@ def robust_pca(
     M = M.reshape(-1, *matrix.shape[-2:])
     lam = 1 / math.sqrt(max(M.shape[-2:])) if lam is None else lam
     tolerance = tolerance or (1e-7 if M.dtype == torch.float64 else 1e-6)
-    solved = _solve(M, lam, tolerance, max_iterations, _Exact() if method == "ialm" else _Randomized(generator))
+    scale = _power_of_two(M)
+    shrink_rank = _Exact() if method == "ialm" else _Randomized(generator)
+    solved = _solve(M / scale, lam, tolerance, max_iterations, shrink_rank)
     if not bool(solved.converged.all()):
         warnings.warn(
             f"robust_pca: {int((~solved.converged).sum())} of {len(M)} matrices did not reach the relative residual "
@@ -91,7 +93,7 @@ def robust_pca(
             RuntimeWarning,
             stacklevel=2,
         )
-    parts = (part.reshape(matrix.shape).to(matrix.dtype) for part in (solved.low_rank, solved.sparse))
+    parts = ((part * scale).reshape(matrix.shape).to(matrix.dtype) for part in (solved.low_rank, solved.sparse))
     return RobustPCA(*parts, *(report.reshape(matrix.shape[:-2]) for report in solved[2:]))
 
 
@@ -108,6 +110,14 @@ def _check(matrix: Tensor, lam: float | None, method: str, tolerance: float | No
             raise ValueError(f"{name}={value}: use a positive number")
     if max_iterations < 1:
         raise ValueError(f"max_iterations={max_iterations}: use at least 1")
+
+
+def _power_of_two(M: Tensor) -> Tensor:
+    """The largest power of two in every matrix, (items, 1, 1): divided by it, exactly, no norm of theirs leaves the
+    range of the dtype.
+    """
+    largest = M.abs().amax((1, 2), keepdim=True)
+    return torch.where(largest > 0, torch.exp2((largest.frexp().exponent - 1).to(M.dtype)), 1)
 
 
 def _solve(M: Tensor, lam: float, tolerance: float, max_iterations: int, shrink_rank: _Exact) -> RobustPCA:
