@@ -460,6 +460,13 @@ def test_bad_inputs(shape, grid, options, message, unchecked):
         build(**options)(random(*shape), grid)
 
 
+@pytest.mark.parametrize("shapes", [((1, 1, 9, 4), (1, 1, 9, 8)), ((1, 1, 9, 8), (1, 1, 8, 8)), ((1, 2, 9, 8),) * 2])
+def test_tokens_that_do_not_fit(shapes, unchecked):
+    k, v = (random(*shape) for shape in shapes)
+    with pytest.raises(ValueError, match=r"q has shape \(1, 1, 6, 8\), k .* and v .*: the same batch and heads"):
+        rala_attention(random(1, 1, 6, 8), k, v)
+
+
 def test_bad_positions(unchecked):
     q = random(1, 1, 6, 8)
     table = axial_rotation((2, 3), 8)

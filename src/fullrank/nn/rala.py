@@ -83,10 +83,12 @@ def rala_attention(
         normalize: divide by the normaliser. It is made of un-rotated vectors, so that it stays positive.
 
     Raises:
-        ValueError: one of `q_pos` and `k_pos` is missing, or a rotation does not fit its tokens.
+        ValueError: heads, widths or numbers of tokens that do not fit, one of `q_pos` and `k_pos` is missing, or a
+            rotation does not fit its tokens.
 
     Source: arXiv 2411.07635, and `GateLinearAttentionNoSilu` of the official code.
     """
+    _check_shapes(q, k, v)
     check_positions(q, k, q_pos, k_pos)
     kind = q.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
@@ -135,6 +137,16 @@ def _wide(x: Tensor) -> Tensor:
 def _head_major(x: Tensor) -> Tensor:
     """Several heads that lie token by token are laid out head by head once, not again by each product."""
     return x if x.shape[1] == 1 else x.contiguous()
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    *heads, _, dim = q.shape
+    keys = k.shape[-2]
+    if k.shape != (*heads, keys, dim) or v.shape[:-1] != (*heads, keys):
+        raise ValueError(
+            f"q has shape {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}: the same batch and heads are "
+            "needed, as wide keys as queries, and as many values as keys"
+        )
 
 
 def check_positions(q: Tensor, k: Tensor, q_pos: Tensor | None, k_pos: Tensor | None) -> None:
