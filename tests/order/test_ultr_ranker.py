@@ -103,6 +103,8 @@ def test_bad_calls(tmp_path, unchecked):
         (lambda: ULTRRanker(batch_size=0).fit(X, clicks, qid), "batch_size=0 is not accepted"),
         (lambda: ULTRRanker(epochs=0).fit(X, clicks, qid), "epochs=0 is not accepted"),
         (lambda: ULTRRanker().fit(X, clicks, qid).predict(X[:, :2]), "X has 2 features, the ranker was trained on 5"),
+        (lambda: ULTRRanker().fit(X, clicks, qid).score(X, clicks[:3], qid), "24 documents, 3 grades and 24 lists"),
+        (lambda: ULTRRanker().fit(X, clicks, qid).score(X, 0 * clicks, qid), "grades hold no relevant document"),
         (lambda: load_svmlight(io.StringIO("")), "holds no document"),
         (lambda: load_svmlight(io.StringIO("1 qid:a 9:1\n"), 3), "has feature 9"),
         (lambda: load_svmlight(io.StringIO("1 qid:a 1:1\nx qid:a 1:1\n")), "line 2 is malformed"),

@@ -79,8 +79,16 @@ class ClickRanker(BaseEstimator, ABC):
         """Scores of documents; higher ranks first."""
 
     def score(self, X: Any, grades: Any, qid: Any) -> float:
-        """Mean nDCG@10 (gain 2^grade - 1) over the queries with a relevant document."""
+        """Mean nDCG@10 (gain 2^grade - 1) over the queries with a relevant document.
+
+        Raises:
+            ValueError: arrays of other lengths, or no query with a relevant document.
+        """
         scores, grades, qid = self.predict(X), np.asarray(grades), np.asarray(qid)
+        if not len(scores) == len(grades) == len(qid):
+            raise ValueError(f"{len(scores)} documents, {len(grades)} grades and {len(qid)} lists; one each is needed")
+        if not (grades > 0).any():
+            raise ValueError("grades hold no relevant document, above 0; nDCG needs one to compare with")
         places = places_within(qid)
         width = int(places.max()) + 1
         numbers = np.unique(qid, return_inverse=True)[1]
