@@ -133,12 +133,14 @@ def test_sessions_are_shuffled_and_documents_stay_together():
 
 
 def test_bad_calls(tmp_path, unchecked):
+    twice = [one._replace(documents=(*one.documents, one.documents[0])) for one in sessions(2)]
     for call, words in [
         (lambda: TextRanker("tiny"), "scorer='tiny' is not known"),
         (lambda: TextRanker(scorer(), batch_size=0), "batch_size=0 is not accepted"),
         (lambda: TextScorer(1, 30, 4), "hidden=30 is not accepted"),
         (lambda: TextRanker(scorer()).fit([], steps=1), "no session has a document"),
         (lambda: TextRanker(scorer()).fit(sessions(), steps=0), "steps=0 is not accepted"),
+        (lambda: TextRanker(scorer()).fit(twice, steps=1), r"a session of qid q\d has two documents at position 1"),
         (lambda: TextRanker(scorer()).fine_tune([], steps=1), "nothing to learn from"),
         (lambda: TextRanker(scorer()).pretrain(sessions(), steps=1, share=2), "share=2 is not accepted"),
     ]:

@@ -371,12 +371,21 @@ class TextRanker:
                 return
 
     def _lists(self, sessions: list[Session]) -> tuple[TokenBatch, Tensor, Tensor]:
-        """Tokens of the documents that were shown, clicks and mask by position."""
+        """Tokens of the documents that were shown, clicks and mask by position.
+
+        Raises:
+            ValueError: two documents at one position of a session, whose scores could not be told apart.
+        """
         shown = [(s, d) for s in range(len(sessions)) for d in sessions[s].documents if d.position <= self.list_size]
         clicks = torch.zeros(len(sessions), self.list_size)
         mask = torch.zeros(clicks.shape, dtype=torch.bool)
         shown.sort(key=lambda each: (each[0], each[1].position))
         for number, document in shown:
+            if mask[number, document.position - 1]:
+                raise ValueError(
+                    f"a session of qid {sessions[number].qid} has two documents at position {document.position}; "
+                    "leave one out"
+                )
             mask[number, document.position - 1] = True
             clicks[number, document.position - 1] = document.click
         texts = ((sessions[s].query.ids, d.title.ids, d.abstract.ids) for s, d in shown)
