@@ -71,6 +71,24 @@ def test_a_folder_knows_its_model(method, tmp_path):
     assert opened.encoder.pretrained.batch_size == 1
 
 
+@pytest.mark.parametrize("method", ["bm25", "dense", "hybrid"])
+def test_an_index_is_saved_and_opened(method, tmp_path):
+    encoder = None if method == "bm25" else HashEncoder()
+    made = Retriever(method, n_docs=2, encoder_name=encoder)
+    with pytest.raises(RuntimeError, match="nothing is indexed yet"):
+        made.save_pretrained(tmp_path)
+    folder = made.index(CORPUS).save_pretrained(tmp_path / "index")
+    opened = Retriever.load(folder, method, n_docs=2, encoder_name=encoder)
+    assert opened.search(["aa ee", "dd"]) == made.search(["aa ee", "dd"])
+    assert {id: document.searched for id, document in opened.documents.items()} == dict(zip("xyz", TEXTS, strict=True))
+    again = Retriever.load(opened.save_pretrained(tmp_path / "again"), method, encoder_name=encoder)
+    assert again.search("aa ee") == made.search("aa ee")
+    if method != "bm25":
+        with pytest.raises(ValueError, match=r"index holds an index of the method 'dense' too; name another folder"):
+            Retriever().index(CORPUS).save_pretrained(folder)
+    assert set(BM25Retriever.load(BM25Retriever.load(folder).save_pretrained(tmp_path / "words")).documents) == {*"xyz"}
+
+
 def test_hyde_searches_with_what_is_imagined():
     asked = []
 

@@ -17,7 +17,7 @@ from fullrank.search.hybrid import HybridRetriever
 from fullrank.search.hyde import HyDERetriever
 from fullrank.search.language_model import LanguageModel
 from fullrank.search.local_model import TransformersModel
-from fullrank.search.model_indexes import ModelIndex, model_index, open_model_index
+from fullrank.search.model_indexes import MODEL_INDEXES, ModelIndex, model_index, open_model_index
 from fullrank.search.protocols import Queries, Ranking
 from fullrank.search.rankify_data import Context, Document
 from fullrank.search.rerankers import as_reranker, reranker
@@ -70,9 +70,42 @@ class Retriever:
         self._writer = _writer(self._options) if self.method == "hyde" else None
         self._indexed: dict[str, protocols.Document] = {}  # one object for good: ReAct reads from it
         self.documents: Mapping[str, protocols.Document] = self._indexed
+        self._keyword: BM25Retriever | None = None
+        self._found: ModelIndex | None = None
         self._retriever: protocols.Retriever | None = None
         if index_folder is not None:
             self._open(Path(index_folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, method: str = "bm25", **options: Any) -> Retriever:
+        """Open what `save_pretrained` or `fullrank index` wrote.
+
+        Args:
+            folder: of the index.
+            method: see `Retriever`.
+            **options: see `Retriever`, such as `n_docs` and `encoder_name`.
+
+        Raises:
+            ValueError, FileNotFoundError: see `Retriever`.
+        """
+        return cls(method, index_folder=folder, **options)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the index as `fullrank index` does; an encoder object is given again when it is opened.
+
+        Raises:
+            RuntimeError: nothing is indexed yet.
+            ValueError: the folder holds the index of another method, which would be left with other documents.
+            OSError: the folder cannot be written.
+        """
+        self._check_indexed()
+        for name, place in MODEL_INDEXES.items():
+            if name != self._searched and (Path(folder) / place / "retriever.json").exists():
+                raise ValueError(f"{folder} holds an index of the method {name!r} too; name another folder")
+        keyword = BM25Retriever().build(self.documents.values()) if self._keyword is None else self._keyword
+        if self._found is not None:  # before the words, by which an index is known to be there
+            self._found.save(Path(folder) / MODEL_INDEXES[self._searched])
+        return keyword.save(folder)
 
     def index(self, corpus: Corpus) -> Retriever:
         """Index a corpus, in place of the one before.
@@ -89,7 +122,8 @@ class Retriever:
             raise ValueError(f"{self._folder} is searched; for a corpus make another Retriever, without index_folder")
         documents = collection(corpus)
         protocols.identifiers(documents)
-        self._retriever = self._build(documents)
+        self._keyword, self._found = self._build(documents)
+        self._retriever = self._asking()
         self._indexed.clear()
         self._indexed.update({document.id: document for document in documents})
         return self
@@ -100,9 +134,7 @@ class Retriever:
         Raises:
             RuntimeError: nothing is indexed yet.
         """
-        if self._retriever is None:
-            raise RuntimeError("nothing is indexed yet: call index(corpus) first, or open a folder: index_folder=...")
-        return self._retriever.search(queries, k)
+        return self._check_indexed().search(queries, k)
 
     def retrieve(self, documents: Sequence[Document]) -> list[Document]:
         """Fill the `contexts` of documents, with `has_answer` where answers are known, and give them back.
@@ -120,19 +152,23 @@ class Retriever:
         return list(documents)
 
     def _open(self, folder: Path) -> None:
-        keyword = BM25Retriever.load(folder)
-        self.documents = keyword.documents
-        if self.method == "bm25":
-            self._retriever = keyword
-            return
-        found = open_model_index(folder, self._searched, self._encoder, **self._index_options)
-        self._retriever = self._asking(keyword, found)
+        self._keyword = BM25Retriever.load(folder)
+        self.documents = self._keyword.documents
+        if self.method != "bm25":
+            self._found = open_model_index(folder, self._searched, self._encoder, **self._index_options)
+        self._retriever = self._asking()
 
-    def _build(self, documents: list[protocols.Document]) -> protocols.Retriever:
+    def _build(self, documents: list[protocols.Document]) -> tuple[BM25Retriever | None, ModelIndex | None]:
+        """Indexes of words, and of a model."""
         if self.method == "bm25":
-            return BM25Retriever(**self._options).build(documents)
+            return BM25Retriever(**self._options).build(documents), None
         found = model_index(self._searched, self._encoder, **self._index_options).build(documents)
-        return self._asking(BM25Retriever().build(documents) if self.method == "hybrid" else None, found)
+        return BM25Retriever().build(documents) if self.method == "hybrid" else None, found
+
+    def _check_indexed(self) -> protocols.Retriever:
+        if self._retriever is None:
+            raise RuntimeError("nothing is indexed yet: call index(corpus) first, or open a folder: index_folder=...")
+        return self._retriever
 
     @property
     def _searched(self) -> str:
@@ -142,13 +178,13 @@ class Retriever:
     def _index_options(self) -> dict[str, Any]:
         return {} if self.method in ("hybrid", "hyde") else self._options
 
-    def _asking(self, keyword: BM25Retriever | None, found: ModelIndex) -> protocols.Retriever:
+    def _asking(self) -> protocols.Retriever | None:
         """What answers queries, over the indexes of the method."""
-        if self.method == "hybrid" and keyword is not None:
-            return HybridRetriever([keyword, found], **self._options)
-        if isinstance(found, DenseRetriever) and self._writer is not None:
-            return HyDERetriever(found, self._writer, **self._options)
-        return found
+        if self.method == "hybrid" and self._keyword is not None and self._found is not None:
+            return HybridRetriever([self._keyword, self._found], **self._options)
+        if isinstance(self._found, DenseRetriever) and self._writer is not None:
+            return HyDERetriever(self._found, self._writer, **self._options)
+        return self._keyword if self._found is None else self._found
 
     def _context(self, id: str, score: float, answers: Sequence[str]) -> Context:
         found = known(self.documents, id)

@@ -182,6 +182,10 @@ class SegmentedIndex(ABC, Generic[P]):
         self._segments = written
         return place
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """`save`, by the name that users of transformers know."""
+        return self.save(folder)
+
     # --- what a subclass says ------------------------------------------------------------------------------------
 
     @abstractmethod
