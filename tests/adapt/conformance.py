@@ -421,6 +421,11 @@ class Conformance:
             other.merge_adapter()
         assert torch.equal(output(model, "mlp"), expected)
 
+    @every_model
+    def test_a_pickled_model(self, name):
+        model = self.adapted(name)
+        assert torch.equal(output(pickle.loads(pickle.dumps(model)), name), output(model, name))
+
     def test_configuration_round_trips(self, tmp_path):
         config = self.config(target_modules=["0", "2"], exclude_modules=["4"], modules_to_save=["4"])
         assert config.target_modules == {"0", "2"}

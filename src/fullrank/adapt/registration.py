@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import cast
 
@@ -93,4 +94,7 @@ def _tuner(
         "layer_types": {kind: made[LAYERS[kind]] for kind in delta.supports},
         **place,
     }
-    return cast(type[DeltaModel], type(f"{stem}Model", (model,), attributes))
+    tuner = type(f"{stem}Model", (model,), attributes)
+    for one in (layer, *made.values(), tuner):  # pickle finds a class by its name in its module
+        vars(sys.modules[delta.__module__]).setdefault(one.__name__, one)
+    return cast(type[DeltaModel], tuner)
