@@ -574,11 +574,14 @@ def test_sensors():
     assert some.scale(torch.full((1, 2, 2, 2), 2000.0)).shape == (1, 2, 2, 2)
     with pytest.raises(ValueError, match="2 bands"):
         some.scale(images())
+    own = SensorSpec("own", [500.0, 600.0], [0.2, 0.3], [0.1, 0.1], 5.0)
+    assert (own.bands, own.wavelengths, own.mean) == (("B1", "B2"), (500.0, 600.0), (0.2, 0.3))
+    assert own == SensorSpec(name="own", wavelengths=(500.0, 600.0), mean=(0.2, 0.3), std=(0.1, 0.1), resolution=5.0)
     with pytest.raises(LookupError, match="no band 'B99'"):
         sensor("sentinel-2").select(["B99"])
     with pytest.raises(LookupError, match="sentinel-2"):
         sensor("sentinel-9")
     with pytest.raises(ValueError, match="2 wavelengths but 1 entries of bands"):
-        SensorSpec("two", (500.0, 600.0), ("one",), 10.0)
+        SensorSpec("two", (500.0, 600.0), (), (), 10.0, ("one",))
     with pytest.raises(ValueError, match="positive"):
-        SensorSpec("none", (500.0,), ("one",), 0.0)
+        SensorSpec("none", (500.0,), (), (), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,10 @@ class SensorSpec:
     Args:
         name: such as "sentinel-2".
         wavelengths: central wavelength of every band in nanometres.
-        bands: names of the bands, in the same order.
-        resolution: metres per pixel.
         mean, std: of every band over a large archive, in the units of its usual product; empty where none are known,
             then `scale` takes those of the images themselves.
+        resolution: metres per pixel.
+        bands: names of the bands, in the same order. Default B1, B2 and so on.
         modality: "optical" or "radar".
 
     Raises:
@@ -30,20 +31,23 @@ class SensorSpec:
     """
 
     name: str
-    wavelengths: tuple[float, ...]
-    bands: tuple[str, ...]
+    wavelengths: Sequence[float]
+    mean: Sequence[float]
+    std: Sequence[float]
     resolution: float
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    bands: Sequence[str] = ()
     modality: str = "optical"
 
     def __post_init__(self) -> None:
         count = len(self.wavelengths)
-        for name in ("bands", "mean", "std"):
+        if not len(self.bands):
+            object.__setattr__(self, "bands", _numbered("B", range(1, count + 1)))
+        for name in ("wavelengths", "bands", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
             found = len(getattr(self, name))
             if found != count and (name == "bands" or found):
                 raise ValueError(f"{self.name!r} has {count} wavelengths but {found} entries of {name}")
-        if not count or min(self.wavelengths) <= 0 or self.resolution <= 0:
+        if not count or not all(0 < number < math.inf for number in (*self.wavelengths, self.resolution)):
             raise ValueError(f"{self.name!r}: wavelengths (nm) and resolution (m) are positive numbers")
 
     def select(self, bands: Sequence[str]) -> SensorSpec:
@@ -108,7 +112,6 @@ def _numbered(prefix: str, numbers: Sequence[object]) -> tuple[str, ...]:
 
 _ETM = (483.0, 560.0, 662.0, 835.0, 1648.0, 11335.0, 2206.0)
 _OLI = (443.0, 482.0, 561.4, 654.6, 864.7, 1608.9, 2200.7, 589.5, 1373.4, 10895.0, 12005.0)
-_OLI_BANDS = _numbered("B", range(1, 12))
 
 #: EnMAP's two spectrometers: 88 bands of 420 to 1000 nm and 114 of 900 to 2450 nm, here at even steps.
 _ENMAP = _evenly(420.0, 1000.0, 88) + _evenly(900.0, 2450.0, 114)
@@ -117,31 +120,32 @@ SENSORS: tuple[SensorSpec, ...] = (
     SensorSpec(
         "sentinel-1",
         (5500.0, 5700.0),  # the paper's stand-ins for VV and VH: radar has no wavelength in this range
-        ("VV", "VH"),
-        10.0,
         (-12.59, -20.26),
         (5.26, 5.91),
+        10.0,
+        ("VV", "VH"),
         modality="radar",
     ),
     SensorSpec(
         "sentinel-2",
         (442.7, 492.4, 559.8, 664.6, 704.1, 740.5, 782.8, 832.8, 864.7, 945.1, 1373.5, 1613.7, 2202.4),
-        _numbered("B", ("01", "02", "03", "04", "05", "06", "07", "08", "8A", "09", "10", "11", "12")),
-        10.0,
         (1612.9, 1397.6, 1322.3, 1373.1, 1561.0, 2108.4, 2390.7, 2318.7, 2581.0, 837.7, 22.0, 2195.2, 1537.4),
         (791.0, 854.3, 878.7, 1144.9, 1127.5, 1164.2, 1276.0, 1249.5, 1345.9, 577.5, 47.5, 1340.0, 1142.9),
+        10.0,
+        _numbered("B", ("01", "02", "03", "04", "05", "06", "07", "08", "8A", "09", "10", "11", "12")),
     ),
-    SensorSpec("landsat-4", (486.0, 570.0, 660.0, 840.0, 1676.0, 11435.0, 2223.0), _numbered("B", range(1, 8)), 30.0),
-    SensorSpec("landsat-5", (485.0, 569.0, 660.0, 840.0, 1676.0, 11435.0, 2223.0), _numbered("B", range(1, 8)), 30.0),
-    SensorSpec("landsat-7", (*_ETM, 706.0), _numbered("B", range(1, 9)), 30.0),
-    SensorSpec("landsat-8", _OLI, _OLI_BANDS, 30.0),
-    SensorSpec("landsat-9", _OLI, _OLI_BANDS, 30.0),
-    SensorSpec("landsat-mss", (550.0, 650.0, 750.0, 950.0), ("B4", "B5", "B6", "B7"), 80.0),
-    SensorSpec("enmap", _ENMAP, _numbered("B", range(1, len(_ENMAP) + 1)), 30.0),
+    SensorSpec("landsat-4", (486.0, 570.0, 660.0, 840.0, 1676.0, 11435.0, 2223.0), (), (), 30.0),
+    SensorSpec("landsat-5", (485.0, 569.0, 660.0, 840.0, 1676.0, 11435.0, 2223.0), (), (), 30.0),
+    SensorSpec("landsat-7", (*_ETM, 706.0), (), (), 30.0),
+    SensorSpec("landsat-8", _OLI, (), (), 30.0),
+    SensorSpec("landsat-9", _OLI, (), (), 30.0),
+    SensorSpec("landsat-mss", (550.0, 650.0, 750.0, 950.0), (), (), 80.0, ("B4", "B5", "B6", "B7")),
+    SensorSpec("enmap", _ENMAP, (), (), 30.0),
     SensorSpec(
         "modis",
         (645.0, 858.5, 469.0, 555.0, 1240.0, 1640.0, 2130.0),  # the land bands
-        _numbered("B", range(1, 8)),
+        (),
+        (),
         500.0,
     ),
 )
