@@ -379,6 +379,7 @@ def test_nothing_grows_with_batch_heads_tokens_and_width_together():
 def test_head_redundancy():
     A = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
     assert float(head_redundancy(A)) == 0
+    assert float(head_redundancy(A.numpy())) == 0  # as an explanation holds it
     assert float(head_redundancy(A[[0, 0]])) == 1
     assert float(head_redundancy(torch.tensor([[1.0, 0], [0.5, 0.5]]))) == pytest.approx(math.sqrt(0.5))
     three = torch.stack([A[0], A[0], A[1]])

@@ -14,6 +14,7 @@ import math
 import warnings
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
@@ -263,15 +264,16 @@ class LowRankMultiHeadAttentionPooling(nn.Module):
 LAMA = LAMAPooling = LowRankMultiHeadAttentionPooling
 
 
-def head_redundancy(weights: Float[Tensor, "*batch heads tokens"]) -> Float[Tensor, ""]:
+def head_redundancy(weights: Float[Tensor | np.ndarray, "*batch heads tokens"]) -> Float[Tensor, ""]:
     """How alike the heads attend: mean cosine between the maps of two heads, over all pairs and texts; 1 is the same.
 
     Args:
-        weights: attention of `LowRankMultiHeadAttentionPooling`, 0 on padding.
+        weights: attention of `LowRankMultiHeadAttentionPooling`, 0 on padding; or that of an `Explanation`.
 
     Raises:
         ValueError: there are fewer than two heads.
     """
+    weights = torch.as_tensor(weights)
     m = weights.shape[-2] if weights.ndim > 1 else 1
     if m < 2:
         raise ValueError(f"weights has shape {tuple(weights.shape)}: at least two heads are needed to compare")
