@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from fullrank.search import FunctionModel, readers
+from fullrank.search import FunctionModel, TransformersModel, readers
 from fullrank.search.colbert import ColBERT
 
 from ..search.tiny_models import bert_config, llama, masked, tokenizer
@@ -111,6 +111,15 @@ def test_the_model_that_imagines_is_loaded_as_it_is_told(fullrank, corpus, monke
         search = ("search", "idx", "aa", "--method", "hyde", "--model", model, "--device", "cpu", "--offline")
         assert fullrank(*search).code == 0
     assert times == [("writer", {"device": "cpu", "local_files_only": True}), ("http://localhost:1/v1", {})]
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:77"])
+def test_a_device_that_is_not_there(fullrank, corpus, device):
+    complaint = fullrank("index", corpus, "--out", "new", "--method", "dense", "--device", device).complaint
+    assert f"device='{device}' cannot be used (" in complaint
+    assert "accepted: cpu, and where this machine has them cuda, cuda:1 or mps" in complaint
+    with pytest.raises(ValueError, match=f"device='{device}' cannot be used"):
+        _ = TransformersModel("writer", device=device).model
 
 
 def test_a_model_that_cannot_be_loaded_leaves_no_index(fullrank, corpus, folders):

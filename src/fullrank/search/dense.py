@@ -16,6 +16,7 @@ from fullrank._optional import require
 from fullrank.data import bundled_encoder
 from fullrank.search.faiss_index import FaissIndex
 from fullrank.search.index_folder import open_index
+from fullrank.search.pretrained import check_device
 from fullrank.search.protocols import Document, Queries, asked_in_blocks, named, whole_characters
 from fullrank.search.run import Run, at_least_one
 from fullrank.search.segmented_index import DAMAGE, SegmentedIndex
@@ -44,10 +45,12 @@ def load_encoder(folder: str | Path | None = None, device: str = "cpu") -> Any:
     Raises:
         MissingExtra: sentence-transformers or the bundled encoder is not installed.
         FileNotFoundError: there is no such folder.
+        ValueError: a device that this machine has not.
     """
     path = bundled_encoder() if folder is None else Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder; an encoder is loaded from a local Hugging Face folder")
+    check_device(device)
     library = require("sentence_transformers", "search")
     progress = require("transformers.utils.logging", "search")
     shown = progress.is_progress_bar_enabled()

@@ -61,8 +61,10 @@ class Checkpoint:
 
         Raises:
             OSError: it cannot be loaded.
+            ValueError: a device that this machine has not.
         """
         if self._model is None:
+            check_device(self._device)
             self._model = self._loaded(self._kind, self._options).to(self._device).eval()
         return self._model
 
@@ -179,6 +181,18 @@ class Pretrained(Checkpoint):
         ids, mask = padded(rows, self.tokenizer.pad_token_id or 0)
         device = self.model.device
         return ids.to(device), mask.to(device)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ValueError for a device that is none, or that this machine has not."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"device={str(device)!r} cannot be used ({reason}); accepted: cpu, and where this machine has them cuda, "
+            f"cuda:1 or mps"
+        ) from error
 
 
 def check_evaluating(model: Any, what: str) -> None:
