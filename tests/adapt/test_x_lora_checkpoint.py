@@ -294,3 +294,9 @@ def test_layers_without_tokens_are_named():
         model(**inputs("bert"))
     with model.disable_adapter():
         assert torch.equal(output(model, "bert"), output(build("bert"), "bert"))
+
+
+@pytest.mark.parametrize("name", ["xlora_dropout_p", "softmax_temperature", "scaling_pass_value"])
+def test_a_number_is_asked_for(unchecked, name):
+    with pytest.raises(TypeError, match=f"{name}='1': use a number"):
+        XLoraGateConfig(**{name: "1"})

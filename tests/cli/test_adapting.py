@@ -68,6 +68,7 @@ def test_a_comparison(fullrank, model, data, folders):
         (("--task", "regression"), "needs the field 'score'; it has text, label"),
         (("--rank", 2, "--budget", 9), "rank=2 and budget=9: give one of them"),
         (("--budget", 1), "budget=1: lora trains at least"),
+        (("--learning-rate", 0), "learning_rate=0.0: a positive number is needed"),
         (("--device", "tpu"), "device='tpu': 'cpu' and 'cuda' are accepted"),
         (("--target-modules", "nothing"), "lora does not fit BertForSequenceClassification: No modules were targeted"),
         (("--rank", 17, "--method", "loldu"), "loldu does not fit BertForSequenceClassification: r=17"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -61,12 +62,12 @@ class XLoraGateConfig:
         if self.xlora_depth > 1:
             _check_count("xlora_size", self.xlora_size)
         _check_count("top_k_lora", self.top_k_lora, optional=True)
+        for name in ("xlora_dropout_p", "softmax_temperature", "scaling_pass_value", "global_scaling_weight"):
+            check_finite(name, getattr(self, name))
         if not 0 <= self.xlora_dropout_p < 1:
             raise ValueError(f"xlora_dropout_p={self.xlora_dropout_p}: use a probability in [0, 1)")
-        if not 0 < self.softmax_temperature < math.inf:
+        if not self.softmax_temperature > 0:
             raise ValueError(f"softmax_temperature={self.softmax_temperature}: use a positive number")
-        check_finite("scaling_pass_value", self.scaling_pass_value)
-        check_finite("global_scaling_weight", self.global_scaling_weight)
         if self.enable_softmax and self.enable_softmax_topk:
             raise ValueError(
                 "enable_softmax=True and enable_softmax_topk=True would normalise twice: switch one of them off"
@@ -160,6 +161,8 @@ def _check_count(name: str, value: Any, optional: bool = False) -> None:
 
 
 def check_finite(name: str, value: float) -> None:
-    """Raise ValueError unless the value is a finite number."""
+    """Raise TypeError unless the value is a number, and ValueError unless it is finite."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r}: use a number")
     if not math.isfinite(value):
         raise ValueError(f"{name}={value}: use a finite number")

@@ -72,7 +72,7 @@ def adapt(
     settings = TrainingSettings(
         epochs=epochs,
         batch_size=batch_size,
-        learning_rate=learning_rate or adapter_method(method).learning_rate,
+        learning_rate=adapter_method(method).learning_rate if learning_rate is None else learning_rate,
         seed=seed,
         device=device,
     )
