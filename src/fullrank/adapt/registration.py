@@ -95,6 +95,8 @@ def _tuner(
         **place,
     }
     tuner = type(f"{stem}Model", (model,), attributes)
-    for one in (layer, *made.values(), tuner):  # pickle finds a class by its name in its module
-        vars(sys.modules[delta.__module__]).setdefault(one.__name__, one)
+    home = sys.modules.get(delta.__module__)
+    if home is not None:  # pickle finds a class by its name in its module
+        for one in (layer, *made.values(), tuner):
+            vars(home).setdefault(one.__name__, one)
     return cast(type[DeltaModel], tuner)
