@@ -52,8 +52,9 @@ def test_propensities_train_a_ranker(fullrank, log, folders):
     line = fullrank("rank", "propensities", log).out.strip()
     true = ClickSimulator().propensities(5) / ClickSimulator().propensities(1)
     np.testing.assert_allclose([float(part) for part in line.split(",")], true, atol=0.2)
-    found = fullrank("rank", "propensities", log, "--method", "em", "--json").json["propensities"]
-    np.testing.assert_allclose(found, true, atol=0.2)
+    for method in ("em", "dla"):
+        found = fullrank("rank", "propensities", log, "--method", method, "--json").json["propensities"]
+        np.testing.assert_allclose(found, true, atol=0.2)
     (folders / "clicks.svm").write_text("\n".join(f"{row % 2} qid:{row // 5} 1:{row % 5}" for row in range(50)) + "\n")
     trained = fullrank("rank", "train", "clicks.svm", "--objective", "ips", "--propensities", line, "--out", "ranker")
     assert trained.code == 0

@@ -41,7 +41,7 @@ def clicked(grades, rng):
 RANKERS = ([1.0, 0.5, 0.0], [0.6, -1.0, 0.3], [0.8, 0.3, 1.0])
 
 
-@pytest.mark.parametrize("method", ["harvest", "adjacent", "em"])
+@pytest.mark.parametrize("method", ["harvest", "adjacent", "em", "dla"])
 @pytest.mark.parametrize("unequal", [False, True])
 def test_rankers_that_differ_tell_the_examination(collection, method, unequal):
     rng = np.random.default_rng(1)
@@ -97,6 +97,46 @@ def test_estimated_propensities_rank_as_the_true_ones_do(collection):
     assert np.dot(*weights) / np.prod([np.linalg.norm(w) for w in weights]) > 0.999
 
 
+def test_dual_learning_agrees_with_expectation_maximisation_on_lists_that_all_differ():
+    rng = np.random.default_rng(6)
+    sessions = 20_000
+    documents = np.argsort(rng.random((sessions, 8)), axis=1)[:, :RANKS]
+    mask = np.arange(RANKS) < rng.integers(1, RANKS + 1, size=sessions)[:, None]
+    clicks = clicked(np.array([0, 4, 1, 3, 2, 0, 4, 1])[documents], rng) * mask
+    found = estimate_propensities(clicks, documents, mask=mask, method="dla")
+    np.testing.assert_allclose(found, TRUE, atol=0.04)
+    np.testing.assert_allclose(found, estimate_propensities(clicks, documents, mask=mask, method="em"), atol=0.04)
+    again, other = (
+        estimate_propensities(clicks, documents, mask=mask, method="dla", random_state=seed) for seed in (0, 1)
+    )
+    assert np.array_equal(found, again)
+    np.testing.assert_allclose(found, other, atol=0.02)
+    assert not np.array_equal(found, other)
+
+
+def test_dual_learning_is_not_misled_by_users_who_click_more():
+    """Every user clicks on anything, or on little: harvesting from so few documents takes that for relevance."""
+    rng = np.random.default_rng(7)
+    ranker = rng.integers(2, size=40_000)
+    documents = np.where(ranker[:, None], [[1, 0, 2]], [[0, 1, 2]])
+    documents[:10_000] = [2, 0, 1]
+    eager = np.where(ranker, 1.0, 0.3)
+    eager[:10_000] = 0.6
+    clicks = rng.random((40_000, 3)) < eager[:, None] * np.array([1, 0.6, 0.3]) * np.array([0.9, 0.6, 0.4])[documents]
+    found = estimate_propensities(clicks, documents, method="dla")
+    np.testing.assert_allclose(found, [1, 0.6, 0.3], atol=0.04)
+    assert np.abs(estimate_propensities(clicks, documents, method="em") - [1, 0.6, 0.3]).max() > 0.1
+
+
+def test_dual_learning_of_one_rank_and_of_one_without_clicks():
+    assert estimate_propensities(np.array([[1], [0]]), np.array([[1], [2]]), method="dla").tolist() == [1]
+    documents = np.tile([[1, 2, 3], [2, 3, 1], [3, 1, 2]], (100, 1))
+    clicks = np.tile([[1, 1, 0], [1, 0, 0], [0, 1, 0]], (100, 1))
+    found = estimate_propensities(clicks, documents, method="dla")
+    assert found[0] == 1
+    assert found[2] < 0.005
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.floats(0.05, 1), min_size=1, max_size=5),
@@ -118,7 +158,7 @@ def test_order_of_sessions_changes_nothing(collection):
     rng = np.random.default_rng(5)
     documents, query, clicks = ranked(collection, 3_000, RANKERS, rng)
     order = rng.permutation(len(query))
-    for method in ("harvest", "adjacent", "em"):
+    for method in ("harvest", "adjacent", "em", "dla"):
         expected = estimate_propensities(clicks, documents, query, method=method)
         found = estimate_propensities(clicks[order], documents[order], query[order], method=method)
         np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -163,6 +203,15 @@ def test_more_examined_than_the_first_is_told():
         (
             lambda: estimate_propensities(np.array([[0, 1], [0, 1]]), DOCUMENTS),
             "no document that was also seen at another rank was clicked at rank 1",
+        ),
+        (lambda: estimate_propensities(CLICKS, method="dla"), "method='dla' needs documents"),
+        (
+            lambda: estimate_propensities(CLICKS, np.array([[1, 2], [1, 2]]), method="dla"),
+            "no documents connect rank 2 with rank 1",
+        ),
+        (
+            lambda: estimate_propensities(np.array([[0, 1], [0, 1]]), DOCUMENTS, method="dla"),
+            "no document was clicked at rank 1",
         ),
         (
             lambda: estimate_propensities(CLICKS, np.array([[1, 2], [1, 2]]), method="adjacent"),

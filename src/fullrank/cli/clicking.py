@@ -82,9 +82,10 @@ def clicks(
 def propensities(
     log: Log,
     method: Annotated[
-        Literal["randomization", "shuffle", "harvest", "adjacent", "em"],
+        Literal["randomization", "shuffle", "harvest", "adjacent", "em", "dla"],
         typer.Option(
-            help="Shuffled lists (either name); several rankers' lists (all pairs of ranks, or neighbours); or a PBM."
+            help="Shuffled lists (either name); several rankers' lists (all pairs of ranks, or neighbours); a PBM; or "
+            "dual learning."
         ),
     ] = "harvest",
     as_json: Json = False,

@@ -12,7 +12,7 @@ from fullrank.order.click_models_by_place import PBM
 from fullrank.order.click_sessions import Pairs, checked_clicks, checked_lists
 from fullrank.order.examination_hypothesis import factorise_clicks
 
-Method = Literal["randomization", "shuffle", "swap", "harvest", "adjacent", "em"]
+Method = Literal["randomization", "shuffle", "swap", "harvest", "adjacent", "em", "dla"]
 _FLOOR = 1e-3
 _DOUBTFUL = 1.5  # examination over that of the first rank
 _MOST_STEPS = 10_000
@@ -26,6 +26,7 @@ def estimate_propensities(
     mask: Bool[np.ndarray, "sessions ranks"] | None = None,
     method: Method = "harvest",
     swapped: Shaped[np.ndarray, " sessions"] | None = None,
+    random_state: int = 0,
 ) -> Float[np.ndarray, " ranks"]:
     """Examination of every rank over that of the first, as `IPS` and `make_objective("ips", ...)` take it.
 
@@ -40,17 +41,21 @@ def estimate_propensities(
       of ranks at which one document was seen are weighed in one likelihood.
     - "adjacent": the same, from the ratios of neighbouring ranks alone, multiplied down to each rank.
     - "em": expectation maximisation of the position-based model, `PBM`.
+    - "dla": the dual learning algorithm, `DLA`, with a score for every document of a query. It needs lists that differ
+      as "harvest" does, but compares what one list shows: an attractive query, or a user who clicks a lot, does not
+      count as relevance.
 
     A ranker that learns examination together with relevance from features has its own: `objective_.propensities()`
     after "rem", "dla" or "two-tower".
 
     Args:
         clicks: 0 or 1.
-        documents: as they were shown, for "harvest", "adjacent" and "em".
+        documents: as they were shown, for "harvest", "adjacent", "em" and "dla".
         queries: of the sessions; without, a document is as relevant in all of them.
         mask: where there is a document; a list is filled from the top.
         method: see above.
         swapped: for "swap": the rank (from 1) that each session's first document was shown at; 1 for no swap.
+        random_state: seed of "dla".
 
     Returns:
         Values in [0.001, 1]: sampling errors beyond are cut, for no weight is to be below 1 or without bound.
@@ -82,6 +87,8 @@ def estimate_propensities(
             relative = _all_pairs(_interventions(clicks, documents, queries, mask))
         case "adjacent":
             relative = _adjacent(_interventions(clicks, documents, queries, mask))
+        case "dla":
+            relative = _dual(clicks, documents, queries, mask, random_state)
     return _bounded(relative)
 
 
@@ -157,6 +164,19 @@ def _adjacent(interventions: tuple[np.ndarray, np.ndarray]) -> Float[np.ndarray,
         what = "clicked at the first of them" if count[rank, rank + 1] else "seen at both"
         raise ValueError(f"ranks {rank + 1} and {rank + 2}: no document was {what}; method='harvest' compares others")
     return np.concatenate([[1.0], np.cumprod(clicked[k + 1, k] / clicked[k, k + 1])])
+
+
+def _dual(
+    clicks: np.ndarray, documents: np.ndarray, queries: np.ndarray | None, mask: np.ndarray, random_state: int
+) -> Float[np.ndarray, " ranks"]:
+    """What the dual learning algorithm finds."""
+    from fullrank.order.dual_learning import learned_examination  # PyTorch is slow to load
+
+    _check_connected(_interventions(clicks, documents, queries, mask)[1])
+    if not clicks[:, 0].any():
+        raise ValueError("no document was clicked at rank 1, to compare with")
+    pairs = Pairs.of(documents, queries, mask).numbers(documents, queries, mask)
+    return learned_examination(clicks, pairs, random_state)
 
 
 def _check_connected(count: np.ndarray) -> None:
