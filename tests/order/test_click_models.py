@@ -20,6 +20,7 @@ from fullrank.order import (
     PBM,
     UBM,
     Cascade,
+    ClickSessions,
     ClickSimulator,
     ClickThroughRate,
     evaluate,
@@ -254,9 +255,93 @@ def test_samples_are_those_of_the_simulator():
         if users == "pbm":
             model.examination_ = simulator.propensities(12)
         if users == "ubm":
-            model.examination_ = simulator._behaviour(12).table
+            model.examination_ = simulator.users(12).table
         drawn = simulator.simulate(grades, np.random.default_rng(3)).clicks
         assert np.array_equal(model.sample(grades, rng=np.random.default_rng(3)), drawn)
+
+
+@pytest.mark.parametrize(("users", "model"), [("pbm", PBM()), ("cascade", Cascade()), ("ubm", UBM())])
+def test_unfitted_models_click_on_labels_as_the_simulator_does(users, model):
+    simulator, labels = ClickSimulator(users), np.random.default_rng(0).integers(0, 5, (3, 20, 12))
+    drawn = simulator.simulate(labels.reshape(60, 12), np.random.default_rng(3)).clicks.reshape(labels.shape)
+    found = model.sample(labels, np.random.default_rng(3))
+    assert found.dtype == np.int64
+    assert np.array_equal(found, drawn)
+    assert np.array_equal(model.sample(labels, rng=np.random.default_rng(3)), drawn)
+    assert np.array_equal(model.sample(simulator.attraction(labels), np.random.default_rng(3)), drawn)
+    one = labels[0, 0]
+    p = model.probabilities(one)
+    assert p.shape == one.shape
+    np.testing.assert_allclose(model.probabilities(labels)[0, 0], p)
+    np.testing.assert_allclose(model.probabilities(simulator.attraction(labels))[0, 0], p)
+    rates = model.sample(np.tile(one, (40_000, 1)), np.random.default_rng(1)).mean(0)
+    np.testing.assert_allclose(rates, p, atol=0.012)
+    mask = np.arange(12) < 5
+    np.testing.assert_allclose(model.probabilities(np.where(mask, one, -1), mask), np.where(mask, p, 0))
+    assert not model.sample(np.where(mask, one, -1), np.random.default_rng(1), mask=mask)[5:].any()
+    with pytest.raises(NotFittedError):
+        model.click_probabilities(labels[0])
+
+
+def test_probabilities_of_labels_are_those_of_the_equations():
+    labels = np.array([4, 0, 2])
+    a = np.array([1.0, 0.1, 0.28])
+    np.testing.assert_allclose(PBM().probabilities(labels), [0.68, 0.61 * 0.1, 0.48 * 0.28])
+    np.testing.assert_allclose(Cascade().probabilities(a * 0.5), [0.5, 0.5 * 0.05, 0.5 * 0.95 * 0.14])
+    np.testing.assert_allclose(UBM().probabilities(labels), [1, 0.98 * 0.1, (0.1 * 0.98 + 0.62 * 0.902) * 0.28])
+    second = 0.5 * 0.1
+    np.testing.assert_allclose(DCM().probabilities(labels), [1, second, (second * 0.5 + 0.45) * 0.28])
+    np.testing.assert_allclose(DBN(1.0).probabilities(labels), [1, second, (second * 0.5 + 0.45) * 0.28])
+    np.testing.assert_allclose(ClickThroughRate().probabilities(labels), a)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fitted_models_look_at_labels_as_they_learned(name):
+    model, documents = known(name), np.arange(RANKS)[None]
+    if "DBN" in name:
+        model.satisfaction_ = np.full(RANKS, SATISFACTION.mean())
+    labels = model.attraction_[documents]
+    np.testing.assert_allclose(model.probabilities(labels), model.click_probabilities(documents))
+    drawn = model.sample(labels.repeat(50, 0), np.random.default_rng(0))
+    assert np.array_equal(drawn, model.sample(documents.repeat(50, 0), rng=np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_log_is_given_whole(name):
+    rng = np.random.default_rng(0)
+    documents, queries, mask = shown(60, rng)
+    sessions = ClickSessions((rng.random(mask.shape) < 0.3) & mask, documents, queries, mask)
+    model, other = clone(MODELS[name][0]).fit(sessions), clone(MODELS[name][0]).fit(*sessions)
+    assert np.array_equal(model.attraction_, other.attraction_)
+    assert np.array_equal(model.log_likelihood(sessions), model.log_likelihood(*sessions))
+    assert model.score(sessions) == model.score(*sessions)
+    for conditional in (False, True):
+        found, expected = (model.perplexity(*log, conditional=conditional) for log in ((sessions,), sessions))
+        assert np.array_equal(found.by_rank, expected.by_rank)
+    p = model.conditional_click_probabilities(sessions)
+    assert np.array_equal(p, model.conditional_click_probabilities(*sessions))
+    pair = clone(model).fit(sessions[:2])
+    assert pair.pairs_.queries is None
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: PBM().fit(ONE[0]), TypeError, "documents are missing, beside clicks of type ndarray"),
+        (lambda: PBM().fit((ONE[0],)), TypeError, "documents are missing, beside clicks of type tuple"),
+        (lambda: PBM().fit(ONE, mask=[[True, True]]), TypeError, "were given beside a whole log"),
+        (lambda: PBM().probabilities(np.array([[1, -1]])), ValueError, "grades hold -1; they are 0 or more"),
+        (lambda: PBM().probabilities(np.array([[0.5, 2.0]])), ValueError, "labels[0, 1] is 2.0; floating-point labels"),
+        (lambda: PBM().probabilities(np.array([np.nan])), ValueError, "labels[0] is nan"),
+        (lambda: PBM().probabilities(np.array([["a"]])), ValueError, "labels are of type <U1"),
+        (lambda: PBM().probabilities(np.array(1)), ValueError, "labels have shape ()"),
+        (lambda: PBM().probabilities(ONE[1], np.array([True])), ValueError, "mask has shape (1,)"),
+        (lambda: DBN(2.0).probabilities(ONE[1]), ValueError, "continuation=2.0 is not accepted"),
+    ],
+)
+def test_bad_logs_and_labels(call, error, words, unchecked):
+    with pytest.raises(error, match=re.escape(words)):
+        call()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from fullrank import _saving
 from fullrank.order.click_behaviours import Behaviour
-from fullrank.order.click_sessions import Pairs, checked_clicks, checked_lists
+from fullrank.order.click_sessions import Pairs, checked_clicks, checked_lists, unpacked
+from fullrank.order.click_simulation import ClickSimulator
 
 _Model = TypeVar("_Model", bound="ClickModel")
 
@@ -37,7 +38,11 @@ class ClickModel(BaseEstimator, ABC):
 
     A list is as long as its row of `mask` says; without, all are of one length. Queries and documents are whole numbers
     or texts, and a pair of them has parameters of its own; without queries, a document has. A pair that the log does
-    not show takes the mean over those that it does.
+    not show takes the mean over those that it does. A log is given as its arrays, or as one tuple of them, such as
+    `ClickSessions`.
+
+    `probabilities` and `sample` take relevance labels too, in place of documents. A model that is not fitted looks at
+    lists as ULTRA's users do, or as expectation maximisation starts where ULTRA has none.
 
     Attributes:
         pairs_: of the log.
@@ -53,20 +58,21 @@ class ClickModel(BaseEstimator, ABC):
 
     def fit(
         self: _Model,
-        clicks: Shaped[np.ndarray, "sessions ranks"],
-        documents: Shaped[np.ndarray, "sessions ranks"],
+        clicks: Shaped[np.ndarray, "sessions ranks"] | tuple[Any, ...],
+        documents: Shaped[np.ndarray, "sessions ranks"] | None = None,
         queries: Shaped[np.ndarray, " sessions"] | None = None,
         mask: Bool[np.ndarray, "sessions ranks"] | None = None,
     ) -> _Model:
         """Learn from a log.
 
         Args:
-            clicks: 0 or 1.
+            clicks: 0 or 1; or the whole log.
             documents: as they were shown.
             queries: of the sessions.
             mask: where there is a document.
 
         Raises:
+            TypeError: no documents, and clicks that are no tuple.
             ValueError: shapes that differ, clicks that are neither 0 nor 1 or lie where there is no document, a
                 document below the end of its list, or a parameter of the model out of range.
 
@@ -74,6 +80,7 @@ class ClickModel(BaseEstimator, ABC):
             ConvergenceWarning: expectation maximisation has not converged.
         """
         self._check_parameters()
+        clicks, documents, queries, mask = unpacked(clicks, documents, queries, mask)
         documents, queries, mask = checked_lists(documents, queries, mask)
         clicks = checked_clicks(clicks, mask)
         self.pairs_ = Pairs.of(documents, queries, mask)
@@ -109,31 +116,33 @@ class ClickModel(BaseEstimator, ABC):
 
     def conditional_click_probabilities(
         self,
-        clicks: Shaped[np.ndarray, "sessions ranks"],
-        documents: Shaped[np.ndarray, "sessions ranks"],
+        clicks: Shaped[np.ndarray, "sessions ranks"] | tuple[Any, ...],
+        documents: Shaped[np.ndarray, "sessions ranks"] | None = None,
         queries: Shaped[np.ndarray, " sessions"] | None = None,
         mask: Bool[np.ndarray, "sessions ranks"] | None = None,
     ) -> Float[np.ndarray, "sessions ranks"]:
         """P(c_k = 1 | clicks above); 0 where there is no document. See `fit` for the arguments."""
+        clicks, documents, queries, mask = unpacked(clicks, documents, queries, mask)
         behaviour, attraction, mask = self._prepared(documents, queries, mask)
         clicks = checked_clicks(clicks, mask)
         return np.where(mask, behaviour.given(attraction, clicks) * attraction, 0)
 
     def log_likelihood(
         self,
-        clicks: Shaped[np.ndarray, "sessions ranks"],
-        documents: Shaped[np.ndarray, "sessions ranks"],
+        clicks: Shaped[np.ndarray, "sessions ranks"] | tuple[Any, ...],
+        documents: Shaped[np.ndarray, "sessions ranks"] | None = None,
         queries: Shaped[np.ndarray, " sessions"] | None = None,
         mask: Bool[np.ndarray, "sessions ranks"] | None = None,
     ) -> Float[np.ndarray, " sessions"]:
         """log P(clicks) of every session, in nats; minus infinity where the model holds them impossible."""
+        clicks, documents, queries, mask = unpacked(clicks, documents, queries, mask)
         p = self.conditional_click_probabilities(clicks, documents, queries, mask)
         return log_probability(np.asarray(clicks), p).sum(1)
 
     def score(
         self,
-        clicks: Shaped[np.ndarray, "sessions ranks"],
-        documents: Shaped[np.ndarray, "sessions ranks"],
+        clicks: Shaped[np.ndarray, "sessions ranks"] | tuple[Any, ...],
+        documents: Shaped[np.ndarray, "sessions ranks"] | None = None,
         queries: Shaped[np.ndarray, " sessions"] | None = None,
         mask: Bool[np.ndarray, "sessions ranks"] | None = None,
     ) -> float:
@@ -142,8 +151,8 @@ class ClickModel(BaseEstimator, ABC):
 
     def perplexity(
         self,
-        clicks: Shaped[np.ndarray, "sessions ranks"],
-        documents: Shaped[np.ndarray, "sessions ranks"],
+        clicks: Shaped[np.ndarray, "sessions ranks"] | tuple[Any, ...],
+        documents: Shaped[np.ndarray, "sessions ranks"] | None = None,
         queries: Shaped[np.ndarray, " sessions"] | None = None,
         mask: Bool[np.ndarray, "sessions ranks"] | None = None,
         conditional: bool = False,
@@ -157,6 +166,7 @@ class ClickModel(BaseEstimator, ABC):
             mask: see `fit`.
             conditional: foresee each with the clicks above it at hand.
         """
+        clicks, documents, queries, mask = unpacked(clicks, documents, queries, mask)
         documents, queries, mask = checked_lists(documents, queries, mask)
         clicks = checked_clicks(clicks, mask)
         if conditional:
@@ -168,24 +178,69 @@ class ClickModel(BaseEstimator, ABC):
         by_rank = np.exp2(np.divide(bits, seen, out=np.full(len(seen), np.nan), where=seen > 0))
         return Perplexity(float(by_rank[seen > 0].mean()), by_rank)
 
-    def sample(
-        self,
-        documents: Shaped[np.ndarray, "sessions ranks"],
-        queries: Shaped[np.ndarray, " sessions"] | None = None,
-        mask: Bool[np.ndarray, "sessions ranks"] | None = None,
-        rng: np.random.Generator | None = None,
-    ) -> Int[np.ndarray, "sessions ranks"]:
-        """Clicks of users as the model sees them, as `simulate_clicks` draws them.
+    def probabilities(
+        self, labels: Shaped[np.ndarray, "*lists ranks"], mask: Bool[np.ndarray, "*lists ranks"] | None = None
+    ) -> Float[np.ndarray, "*lists ranks"]:
+        """P(c_k = 1), whatever is clicked above, of lists whose relevance is known.
 
         Args:
-            documents: as they are shown.
-            queries: of the sessions, as in `fit`.
+            labels: relevance as shown: whole numbers are grades, which attract as `ClickSimulator().attraction` says;
+                floating-point numbers are the attraction itself, from 0 to 1.
+            mask: where there is a document; elsewhere the probability is 0.
+
+        Raises:
+            ValueError: a negative grade, an attraction beyond 0 to 1, or a mask of another shape.
+        """
+        behaviour, attraction, present = self._labelled(labels, mask)
+        found = np.where(present, behaviour.unconditional(attraction) * attraction, 0)
+        return found.reshape(np.shape(labels))
+
+    @overload
+    def sample(
+        self,
+        labels: Shaped[np.ndarray, "*lists ranks"],
+        rng: np.random.Generator,
+        /,
+        mask: Bool[np.ndarray, "*lists ranks"] | None = None,
+    ) -> Int[np.ndarray, "*lists ranks"]: ...
+
+    @overload
+    def sample(
+        self,
+        documents: Shaped[np.ndarray, "*lists ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | None = None,
+        mask: Bool[np.ndarray, "*lists ranks"] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Int[np.ndarray, "*lists ranks"]: ...
+
+    def sample(
+        self,
+        documents: Shaped[np.ndarray, "*lists ranks"],
+        queries: Shaped[np.ndarray, " sessions"] | np.random.Generator | None = None,
+        mask: Bool[np.ndarray, "*lists ranks"] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Int[np.ndarray, "*lists ranks"]:
+        """Clicks of users as the model sees them, as `simulate_clicks` draws them.
+
+        `sample(labels, rng)` draws them from relevance labels, as `probabilities` takes them. So does a model that is
+        not fitted, which knows no documents.
+
+        Args:
+            documents: as they are shown, (sessions, ranks); or labels.
+            queries: of the sessions, as in `fit`; or `rng`, for labels.
             mask: where there is a document.
             rng: of the draws.
         """
-        behaviour, attraction, mask = self._prepared(documents, queries, mask)
+        shape = np.shape(documents)
+        if isinstance(queries, np.random.Generator):
+            rng, prepared = queries, self._labelled(documents, mask)
+        elif queries is None and not hasattr(self, "attraction_"):
+            prepared = self._labelled(documents, mask)
+        else:
+            prepared = self._prepared(documents, queries, mask)
+        behaviour, attraction, present = prepared
         clicks, _ = behaviour.draw(attraction, (rng or np.random.default_rng()).random(attraction.shape))
-        return (clicks & mask).astype(np.int64)
+        return (clicks & present).astype(np.int64).reshape(shape)
 
     def relevance(
         self,
@@ -278,6 +333,21 @@ class ClickModel(BaseEstimator, ABC):
         pairs = self.pairs_.numbers(documents, queries, mask)
         return self._behaviour(pairs), of_pairs(self.attraction_, pairs), mask
 
+    def _labelled(self, labels: Any, mask: Any) -> tuple[Behaviour, np.ndarray, np.ndarray]:
+        """As `_prepared`, of labels with any number of dimensions: a list a row."""
+        labels = np.asarray(labels)
+        if not labels.ndim or not labels.shape[-1]:
+            raise ValueError(f"labels have shape {labels.shape}; (lists, ranks) is needed")
+        present = np.ones(labels.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+        if present.shape != labels.shape:
+            raise ValueError(f"mask has shape {present.shape}; that of the labels, {labels.shape}, is needed")
+        attraction = _attraction(labels, present).reshape(-1, labels.shape[-1])
+        present = present.reshape(attraction.shape)
+        if hasattr(self, "attraction_"):
+            return self._behaviour(np.full(attraction.shape, -1)), attraction, present
+        self._check_parameters()
+        return self._unfitted(attraction.shape[1]), attraction, present
+
     def _relevance(self) -> Float[np.ndarray, " pairs"]:
         return self.attraction_
 
@@ -291,7 +361,11 @@ class ClickModel(BaseEstimator, ABC):
 
     @abstractmethod
     def _behaviour(self, pairs: Int[np.ndarray, "sessions ranks"]) -> Behaviour:
-        """How lists of these pairs are looked through."""
+        """How lists of these pairs are looked through; -1 for a pair that is not known."""
+
+    @abstractmethod
+    def _unfitted(self, ranks: int) -> Behaviour:
+        """How lists of so many ranks are looked through before anything is learned."""
 
 
 class IterativeClickModel(ClickModel):
@@ -314,6 +388,25 @@ def check_smoothing(smoothing: float | int) -> None:
     """Raise ValueError for a negative one, or one that is no number."""
     if not 0 <= smoothing < np.inf:
         raise ValueError(f"smoothing={smoothing} is not accepted; it is 0 or more")
+
+
+def _attraction(labels: np.ndarray, present: np.ndarray) -> Float[np.ndarray, "*lists ranks"]:
+    """That of grades, or of labels that say it themselves; 0 where there is no document."""
+    if labels.dtype.kind in "biu":
+        return np.where(present, ClickSimulator().attraction(np.where(present, labels, 0).astype(np.int64)), 0)
+    if labels.dtype.kind != "f":
+        raise ValueError(
+            f"labels are of type {labels.dtype}; grades are whole numbers, attraction floating-point ones; documents "
+            "by their names need a fitted model"
+        )
+    wrong = np.argwhere(present & ~((labels >= 0) & (labels <= 1)))
+    if len(wrong):
+        place = wrong[0].tolist()
+        raise ValueError(
+            f"labels{place} is {labels[tuple(place)]}; floating-point labels are attraction, from 0 to 1, and grades "
+            "are whole numbers: labels.astype(int)"
+        )
+    return np.where(present, labels, 0).astype(np.float64)
 
 
 def of_pairs(values: Float[np.ndarray, " pairs"], pairs: np.ndarray) -> np.ndarray:

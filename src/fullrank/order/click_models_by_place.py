@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.utils.validation import check_is_fitted
 
-from fullrank.order.click_behaviours import ByLastClick, ByPosition
+from fullrank.order.click_behaviours import Behaviour, ByLastClick, ByPosition
 from fullrank.order.click_model import ClickModel, IterativeClickModel, check_smoothing
+from fullrank.order.click_simulation import ClickSimulator
 from fullrank.order.examination_hypothesis import factorise_clicks, smoothed
 
 Unit = Literal["all", "rank", "document"]
@@ -53,6 +54,9 @@ class ClickThroughRate(ClickModel):
 
     def _behaviour(self, pairs: Int[np.ndarray, "sessions ranks"]) -> ByPosition:
         return ByPosition(self.examination_)
+
+    def _unfitted(self, ranks: int) -> ByPosition:
+        return ByPosition(np.ones(ranks))
 
 
 class _ByPlace(IterativeClickModel):
@@ -108,6 +112,9 @@ class PBM(_ByPlace):
     def _behaviour(self, pairs: Int[np.ndarray, "sessions ranks"]) -> ByPosition:
         return ByPosition(self.examination_)
 
+    def _unfitted(self, ranks: int) -> Behaviour:
+        return ClickSimulator("pbm").users(ranks)
+
 
 class UBM(_ByPlace):
     """The user browsing model (Dupret and Piwowarski 2008): P(c_k | clicks above) = e[k, distance to the last click] a.
@@ -133,3 +140,6 @@ class UBM(_ByPlace):
 
     def _behaviour(self, pairs: Int[np.ndarray, "sessions ranks"]) -> ByLastClick:
         return ByLastClick(self.examination_)
+
+    def _unfitted(self, ranks: int) -> Behaviour:
+        return ClickSimulator("ubm").users(ranks)

@@ -99,7 +99,10 @@ class Cascade(ClickModel):
         self.attraction_ = smoothed(clicked, views, self.smoothing, np.full(size, _EVEN))
 
     def _behaviour(self, pairs: Int[np.ndarray, "sessions ranks"]) -> TopDown:
-        return TopDown(np.zeros(pairs.shape[1]), after_skip=1.0)
+        return self._unfitted(pairs.shape[1])
+
+    def _unfitted(self, ranks: int) -> TopDown:
+        return TopDown(np.zeros(ranks), after_skip=1.0)
 
 
 class _SeveralClicks(IterativeClickModel):
@@ -182,6 +185,9 @@ class DCM(_SeveralClicks):
         rank = np.minimum(np.arange(pairs.shape[1]), len(self.continuation_) - 1)
         return TopDown(self.continuation_[rank], after_skip=1.0)
 
+    def _unfitted(self, ranks: int) -> TopDown:
+        return TopDown(np.full(ranks, _EVEN), after_skip=1.0)
+
 
 class DBN(_SeveralClicks):
     """The dynamic Bayesian network (Chapelle and Zhang 2009): a clicked document may satisfy, and then users stop.
@@ -221,7 +227,7 @@ class DBN(_SeveralClicks):
 
     def _start(self, ranks: int) -> None:
         self.satisfaction_ = np.full(len(self.pairs_), _EVEN)
-        self.continuation_ = np.array(_ONWARDS if self.continuation is None else self.continuation)
+        self.continuation_ = np.array(self._first_continuation())
 
     def _maximise(self, log: DistinctSessions, examined: np.ndarray, after_click: np.ndarray) -> None:
         counted = np.pad(log.mask[:, 1:], ((0, 0), (0, 1)))  # what follows the last document cannot be seen
@@ -241,9 +247,16 @@ class DBN(_SeveralClicks):
     def _others(self) -> tuple[np.ndarray, ...]:
         return (self.satisfaction_,) if self.continuation is not None else (self.satisfaction_, self.continuation_)
 
+    def _first_continuation(self) -> float:
+        return _ONWARDS if self.continuation is None else float(self.continuation)
+
     def _relevance(self) -> Float[np.ndarray, " pairs"]:
         return self.attraction_ * self.satisfaction_
 
     def _behaviour(self, pairs: Int[np.ndarray, "sessions ranks"]) -> TopDown:
         g = float(self.continuation_)
         return TopDown(g * (1 - of_pairs(self.satisfaction_, pairs)), g)
+
+    def _unfitted(self, ranks: int) -> TopDown:
+        g = self._first_continuation()
+        return TopDown(np.full(ranks, g * (1 - _EVEN)), g)

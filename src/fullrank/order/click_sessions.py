@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, Shaped
 
 
 class ClickSessions(NamedTuple):
-    """A log, in the order of the arguments of a click model: `model.fit(*sessions)`.
+    """A log, in the order of the arguments of a click model: `model.fit(sessions)`.
 
     Attributes:
         clicks: (sessions, ranks), whether each document was clicked.
@@ -149,6 +149,25 @@ def _found(ordered: np.ndarray, values: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"{name} are of type {values.dtype}; the model was fitted on {ordered.dtype}: give the same")
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.where(ordered[places] == values, places, -1)
+
+
+def unpacked(clicks: Any, documents: Any, queries: Any, mask: Any) -> tuple[Any, Any, Any, Any]:
+    """Clicks, documents, queries and mask, where a whole log may have been given for the clicks.
+
+    Raises:
+        TypeError: no documents, and clicks that are no tuple of two to four arrays.
+    """
+    if documents is not None:
+        return clicks, documents, queries, mask
+    if not isinstance(clicks, tuple) or not 2 <= len(clicks) <= 4:
+        raise TypeError(
+            f"documents are missing, beside clicks of type {type(clicks).__name__}: give both, or the log as one "
+            "(clicks, documents, queries, mask), such as `ClickSessions`"
+        )
+    if queries is not None or mask is not None:
+        raise TypeError("queries or mask were given beside a whole log; its own are used: leave them out")
+    clicks, documents, queries, mask = (*clicks, None, None)[:4]
+    return clicks, documents, queries, mask
 
 
 def checked_lists(documents: Any, queries: Any, mask: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -118,10 +118,11 @@ class ClickSimulator:
         if uniforms is None:
             uniforms = (rng or np.random.default_rng()).random(grades.shape)
         attraction = self.attraction(grades)
-        clicks, examination = self._behaviour(grades.shape[1]).draw(attraction, uniforms)
+        clicks, examination = self.users(grades.shape[1]).draw(attraction, uniforms)
         return SimulatedClicks(clicks.astype(np.int64), examination, attraction, self._weights(examination))
 
-    def _behaviour(self, ranks: int) -> Behaviour:
+    def users(self, ranks: int) -> Behaviour:
+        """How they look through lists of so many ranks."""
         if self.behaviour == "pbm":
             return ByPosition(self.propensities(ranks))
         if self.behaviour == "cascade":
