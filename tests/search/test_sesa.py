@@ -210,6 +210,32 @@ def test_encoders_of_others(tmp_path):
     assert bert.embeddings.word_embeddings.weight.grad is not None
 
 
+def test_each_side_may_have_an_encoder_of_others(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    def bert(size=8):
+        return BertModel(
+            BertConfig(vocab_size=20, hidden_size=size, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+        )
+
+    both = bert(), bert()
+    model = SESA(concepts=NAMES, encoder=both, separate=True).train()
+    model(batch(), batch()).sum().backward()
+    assert all(one.embeddings.word_embeddings.weight.grad is not None for one in both)
+    scores = model.eval()(batch(), batch())
+    assert torch.equal(SESA.from_pretrained(model.save_pretrained(tmp_path), encoder=both)(batch(), batch()), scores)
+    alone = [
+        (lambda: SESA(concepts=NAMES, encoder=both[0], separate=True), r"encoder=\(a, b\), where b may start as"),
+        (lambda: SESA(concepts=NAMES, encoder=(both[0], None), separate=True), r"separate=True needs encoders"),
+        (lambda: SESA(concepts=NAMES, encoder=both), "encoder has 2 parts; give one for both sides, or separate=True"),
+        (lambda: SESA.from_pretrained(tmp_path, encoder=both[0]), "separate=True needs encoders"),
+        (lambda: SESA(concepts=NAMES, encoder=(bert(), bert(4)), separate=True), "vectors of 8 and 4"),
+    ]
+    for call, words in alone:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
 class Letters:
     """A tokenizer that frames texts, as those of transformers do: 1 letters 2, padded with 3."""
 

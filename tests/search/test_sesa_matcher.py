@@ -263,6 +263,35 @@ def test_any_encoder_may_stand_below():
     assert matcher.rank([], b)[0].shape == (0, 0)
 
 
+class TitleEncoder(HashEncoder):
+    """Vectors of its own."""
+
+    def encode(self, texts, /):
+        return super().encode([text.title() for text in texts])
+
+
+def test_each_side_may_have_an_encoder_of_its_own(tmp_path):
+    a, b, _, targets = pairs(20)
+    encoders = HashEncoder(8), TitleEncoder(8)
+    matcher = SESAMatcher(CONCEPTS, encoder=encoders, separate=True, epochs=2).fit(a, b, concepts_a=targets)
+    assert not np.allclose(matcher.transform(a, side="a"), matcher.transform(a, side="b"))
+    again = SESAMatcher.from_pretrained(matcher.save_pretrained(tmp_path), encoder=encoders)
+    assert np.array_equal(again.rank(a, b, k=3)[0], matcher.rank(a, b, k=3)[0])
+
+
+def test_seeds_are_numbers_generators_or_none(tmp_path, unchecked):
+    a, b, _, targets = pairs(20)
+
+    def fitted(seed):
+        return SESAMatcher(CONCEPTS, embedding=8, epochs=1, random_state=seed).fit(a, b, concepts_a=targets)
+
+    one, same, free = (fitted(np.random.RandomState(3)), fitted(np.random.RandomState(3)), fitted(None))
+    assert np.array_equal(one.transform(a), same.transform(a))
+    assert not np.array_equal(free.transform(a), fitted(None).transform(a))
+    assert np.array_equal(fitted(np.int64(3)).transform(a), fitted(3).transform(a))
+    assert SESAMatcher.from_pretrained(one.save_pretrained(tmp_path)).random_state is None
+
+
 def test_explicit_vectors_keep_their_largest_values():
     texts = ["weld steel forge", "court judge steel", "piano song judge steel"]
     whole = ESA(CONCEPTS).fit(texts).transform(["steel judge", "zebra", "song"])
@@ -309,6 +338,15 @@ def test_bad_calls(unchecked):
         (lambda: fit(batch_size=1), 'batch_size=1 of 4 pairs.*rank_loss="logistic"'),
         (lambda: fit(batch_size=1, y=[1, 1, 1, 1]), "batch_size=1 of 4 pairs"),
         (lambda: fit(lam=-1.0), "lam=-1.0 is not accepted"),
+        (lambda: fit(lr=-1), "lr=-1 is not accepted; it is above 0"),
+        (lambda: fit(lr=float("nan")), "lr=nan is not accepted"),
+        (lambda: fit(patience=0), "patience=0 is not accepted"),
+        (lambda: fit(fidelity_floor=0.5, validation_fraction=0.5), "fidelity_floor=0.5 .* give concepts_a too"),
+        (lambda: fit(concepts_a=targets, fidelity_floor=0.5), "fidelity_floor=0.5 .* give validation_fraction above 0"),
+        (lambda: fit(validation_fraction=-0.5), "validation_fraction=-0.5 holds out -2 of 4"),
+        (lambda: fit(random_state=-1), "random_state=-1 is not accepted"),
+        (lambda: fit(random_state="one"), "random_state='one' is not accepted"),
+        (lambda: fit(encoder=HashEncoder(8), separate=True), r"separate=True needs encoders of your own for both"),
         (lambda: fit(rank_weight=-1.0), "rank_weight=-1.0 is not accepted"),
         (lambda: fit(l1=-1.0), "l1=-1.0 is not accepted"),
         (lambda: fit(negatives=0), "negatives=0 is not accepted"),

@@ -24,6 +24,7 @@ from fullrank.search.text_encoders import RecurrentEncoder, StatesEncoder, Vecto
 
 _LARGEST_SCALE = 4.6
 _EPS = 1e-12
+_ENCODERS = ("encoder.", "encoder_b.")  # in a state
 _WEIGHT_ONE = 0.5413248546129181  # softplus of it is 1
 
 
@@ -84,7 +85,7 @@ class SESA(nn.Module):
         vocab_size: of the token ids; 0 is padding. Needed without an encoder of your own.
         concepts: names of the axes, in their order.
         encoder: in place of the recurrent one: a module whose output has `last_hidden_state` (transformers), or an
-            object with `encode(texts)` (sentence-transformers), which is not trained.
+            object with `encode(texts)` (sentence-transformers), which is not trained. With `separate`, a pair of them.
         encoder_width: size of that encoder's vectors.
         vocabulary: to give texts in place of token ids.
         tokenizer: of transformers, to give texts to a transformers encoder.
@@ -106,8 +107,8 @@ class SESA(nn.Module):
         max_length: tokens read of a text.
 
     Raises:
-        ValueError: no concepts, one twice, an unknown option, weights of another number, or neither a vocabulary size
-            nor an encoder.
+        ValueError: no concepts, one twice, an unknown option, weights of another number, neither a vocabulary size nor
+            an encoder, or one encoder where each side needs its own.
         TypeError: a concept that is not text.
     """
 
@@ -128,9 +129,8 @@ class SESA(nn.Module):
         self.config = checked(SESAConfig(size, **options))
         self.vocabulary, self.tokenizer = vocabulary, tokenizer
         self.concept_names = tuple(checked_names(concepts))
-        first = self._encoder(encoder, encoder_width)
-        self.encoder = first
-        self.encoder_b = self._encoder(None, None) if self.config.separate else None
+        first, second = self._encoders(encoder, encoder_width)
+        self.encoder, self.encoder_b = first, second
         self.head = ConceptHead(first.width, len(self.concept_names), self.config.head, self.config.rank)
         self.free = nn.Linear(first.width, self.config.latent) if self.config.latent else None
         self.log_scale = nn.Parameter(torch.tensor(2.5))
@@ -333,7 +333,7 @@ class SESA(nn.Module):
         own = isinstance(self.encoder, RecurrentEncoder)
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         if not own:
-            state = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.")}
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(_ENCODERS)}
         about = {"options": asdict(self.config), "concepts": list(self.concept_names)}
         about |= {"own_encoder": own, "encoder_width": self.encoder.width}
         about |= {"vocabulary": self.vocabulary.words if self.vocabulary else None}
@@ -347,7 +347,7 @@ class SESA(nn.Module):
 
         Args:
             folder: of the model.
-            encoder: the encoder that it was trained with, if that was one of your own.
+            encoder: the encoder that it was trained with, if that was one of your own, or the two of them.
             concepts: the order that you expect; another one is refused.
             tokenizer: of that encoder.
 
@@ -372,12 +372,31 @@ class SESA(nn.Module):
             weights="learned" if "learned_weights" in state else weights,
             **options,
         )
-        needed = {n: t for n, t in model.state_dict().items() if own or not n.startswith("encoder.")}
+        needed = {n: t for n, t in model.state_dict().items() if own or not n.startswith(_ENCODERS)}
         check_fits(Path(folder), state, needed)
         model.load_state_dict(state, strict=False)
         return model.to(state["bias"].dtype).eval()
 
     # --- within --------------------------------------------------------------------------------------------------
+
+    def _encoders(self, given: Any, width: int | None) -> tuple[Any, Any]:
+        """Of side a and of side b, which has none of its own unless they are separate."""
+        pair = isinstance(given, tuple | list)
+        if not self.config.separate:
+            if pair:
+                raise ValueError(f"encoder has {len(given)} parts; give one for both sides, or separate=True")
+            return self._encoder(given, width), None
+        if given is None:
+            return self._encoder(None, None), self._encoder(None, None)
+        if not pair or len(given) != 2 or None in given:
+            raise ValueError(
+                "separate=True needs encoders of your own for both sides: encoder=(a, b), where b may start as "
+                "copy.deepcopy(a); or separate=False"
+            )
+        first, second = (self._encoder(encoder, width) for encoder in given)
+        if first.width != second.width:
+            raise ValueError(f"the encoders give vectors of {first.width} and {second.width}; the head needs one size")
+        return first, second
 
     def _encoder(self, encoder: Any, width: int | None) -> Any:
         config = self.config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fullrank._files import write_json
@@ -38,7 +40,7 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
 
     Args:
         concepts: names of the axes.
-        encoder: in place of the recurrent one, see `SESA`.
+        encoder: in place of the recurrent one, or two of them with `separate`, see `SESA`.
         tokenizer: see `SESA`.
         cell: "lstm", "gru" or "none" for the mean of word vectors, which is fast and enough for small sets.
         embedding: size of word vectors.
@@ -72,9 +74,10 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
         validation_fraction: share of the pairs (of the groups, if there are any) that are held out to keep the epoch
             that ranks them best.
         patience: epochs without a better one before training stops; where pairs are held out.
-        fidelity_floor: correlation of values and targets that a kept epoch reaches at least.
+        fidelity_floor: correlation of values and targets that a kept epoch reaches at least; where pairs are held out
+            and concepts are given.
         device: "cpu", "cuda", ...
-        random_state: seed.
+        random_state: seed, or a generator of NumPy's; None for another result every time.
 
     Attributes:
         model_: a `SESA`.
@@ -117,7 +120,7 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
         patience: int = 5,
         fidelity_floor: float | None = None,
         device: str = "cpu",
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.concepts = concepts
         self.encoder = encoder
@@ -189,11 +192,18 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             sentences: drawn of every list in each step.
 
         Raises:
-            ValueError: another number of texts, labels or groups, concepts of another shape or range, or too few pairs.
+            ValueError: another number of texts, labels or groups, concepts of another shape or range, too few pairs, a
+                setting out of range, or a floor of fidelity with nothing to measure it by.
             TypeError: something that is not text.
         """
         texts_a, texts_b = _all_of(texts_a, "texts_a"), _all_of(texts_b, "texts_b")
         count = self._checked(texts_a, texts_b, y)
+        if self.fidelity_floor is not None and (concepts_a is None or not self.validation_fraction):
+            missing = "concepts_a" if concepts_a is None else "validation_fraction above 0"
+            raise ValueError(
+                f"fidelity_floor={self.fidelity_floor} is a correlation with concepts_a over pairs that are held out: "
+                f"give {missing} too"
+            )
         table = partial(sesa_targets.table, concepts=self.concepts, count=count)
         targets = self._targets(concepts_a, count, "concepts_a"), self._targets(concepts_b, count, "concepts_b")
         known: Any = [
@@ -207,15 +217,16 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             None if y is None else torch.as_tensor(np.asarray(y, dtype=np.float32)).to(self.device),
             self._groups(groups, count),
         )
+        seed = _seed(self.random_state)
         with torch.random.fork_rng():
-            torch.manual_seed(self.random_state)
+            torch.manual_seed(seed)
             self.model_ = self._model([*texts_a, *texts_b], targets[0])
             self._standardize(targets[0])
             learned, held_out = self._split(pairs)
             plan = Epochs(
                 self.epochs, self.batch_size, self.lr, sentences, self.patience, self.fidelity_floor
             )  # fmt: skip
-            rng = np.random.default_rng(self.random_state)
+            rng = np.random.default_rng(seed)
             self.losses_, self.validation_ = train(self.model_, learned, held_out, self._objective(), plan, rng)
         return self
 
@@ -320,6 +331,8 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
         folder = self.model_.save_pretrained(folder)
         about: dict[str, Any] = {"settings": {n: v for n, v in self.get_params().items() if n not in _YOURS}}
         about["settings"] |= {"concepts": list(self.concepts), "weights": _plain(self.weights)}
+        if not isinstance(self.random_state, Integral):
+            about["settings"]["random_state"] = None  # a generator's state is not that of the fitted matcher
         fitted = getattr(self, "calibration_", None)
         if fitted is not None:
             about["calibration"] = {"slope": float(fitted.coef_[0, 0]), "intercept": float(fitted.intercept_[0])}
@@ -395,7 +408,10 @@ class SESAMatcher(TransformerMixin, BaseEstimator):
             "max_length": self.max_length, "weights": self._weights(targets),
         }  # fmt: skip
         if self.encoder is not None:
-            model = SESA(concepts=self.concepts, encoder=self.encoder, tokenizer=self.tokenizer, **options)
+            model = SESA(
+                concepts=self.concepts, encoder=self.encoder, tokenizer=self.tokenizer, separate=self.separate,
+                **options,
+            )  # fmt: skip
         else:
             model = SESA(
                 concepts=self.concepts, vocabulary=Vocabulary.of([joined(text) for text in texts], self.min_count),
@@ -487,6 +503,22 @@ def _all_of(texts: Iterable[Any], name: str) -> list[Text]:
         kind = type(found[place]).__name__
         raise TypeError(f"{name}[{place}]={found[place]!r} is {kind}; text, or a list of sentences, is needed")
     return found
+
+
+def _seed(random_state: Any) -> int:
+    """A seed as it is, or one drawn.
+
+    Raises:
+        ValueError: it is neither a whole number of at least 0, nor a generator of NumPy's, nor None.
+    """
+    if isinstance(random_state, Integral) and int(random_state) >= 0:
+        return int(random_state)
+    if random_state is None or isinstance(random_state, np.random.RandomState):
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    raise ValueError(
+        f"random_state={random_state!r} is not accepted; a whole number of at least 0, a numpy.random.RandomState, or "
+        "None"
+    )
 
 
 def _is_text(text: Any) -> bool:

@@ -144,9 +144,12 @@ def train(
         The mean loss of every epoch; and, of every epoch, MRR and fidelity over the pairs held out.
 
     Raises:
-        ValueError: a batch of one pair where the batch gives the negatives.
+        ValueError: a batch of one pair where the batch gives the negatives, or a number of 0 or less.
     """
-    at_least_one(plan.batch_size, "batch_size")
+    for name in ("batch_size", "epochs", "patience"):
+        at_least_one(getattr(plan, name), name)
+    if not 0 < plan.lr < np.inf:
+        raise ValueError(f"lr={plan.lr} is not accepted; it is above 0")
     if objective.needs_company(pairs) and min(plan.batch_size, len(pairs)) < 2:
         raise ValueError(
             f"batch_size={plan.batch_size} of {len(pairs)} pairs: a pair finds its negatives in a batch of at least 2; "
