@@ -33,6 +33,17 @@ def test_it_learns_what_was_clicked(objective, tmp_path):
     again = LightGBMRanker.load(ranker.save(tmp_path / "ranker"))
     assert again.get_params() | {"propensities": PROPENSITIES} == ranker.get_params()
     np.testing.assert_array_equal(again.predict(X), ranker.predict(X))
+    if objective == "lambdarank":
+        assert again.objective_ is None
+    else:
+        learned, kept = ranker.objective_.state_dict(), again.objective_.state_dict()
+        assert learned.keys() == kept.keys()
+        assert all(torch.equal(kept[name], value) for name, value in learned.items())
+        assert not again.objective_.training
+    assert (
+        again.save(tmp_path / "again").joinpath("ranker.json").read_text()
+        == (tmp_path / "ranker" / "ranker.json").read_text()
+    )
     np.testing.assert_array_equal(clone(ranker).fit(X, clicks, qid).predict(X), ranker.predict(X))
 
 
@@ -113,6 +124,9 @@ def test_bad_calls(tmp_path):
     trees = LightGBMRanker("naive", trees=1).fit(X, clicks, qid).save(tmp_path / "trees")
     with pytest.raises(ValueError, match="describes a LightGBMRanker"):
         ULTRRanker.load(trees)
+    (trees / "objective.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"objective\.safetensors is damaged, or of another objective"):
+        LightGBMRanker.load(trees)
     (trees / "trees.txt").write_text("no trees")
     with pytest.raises(ValueError, match="is damaged"):
         LightGBMRanker.load(trees)

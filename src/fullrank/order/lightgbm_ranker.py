@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from fullrank._files import write_json, write_text
 from fullrank._optional import require
-from fullrank.order.ultr_objectives import Objective, make_objective
-from fullrank.order.ultr_ranker import ClickRanker, check_positive, learned_propensities
+from fullrank.order.ultr_objectives import OBJECTIVES, Objective, make_objective
+from fullrank.order.ultr_ranker import ClickRanker, check_positive, learned_propensities, restored, write_state
 
 _SETTINGS = (
     "trees", "lr", "leaves", "min_leaf", "objective_steps", "objective_lr", "list_size", "random_state",
@@ -44,7 +44,8 @@ class LightGBMRanker(ClickRanker):
 
     Attributes:
         booster_: trained.
-        objective_: with what it learned, such as propensities; None for "lambdarank".
+        objective_: with what it learned, such as propensities; None for "lambdarank", and for one of your own once it
+            was loaded.
         n_features_in_: of a document.
     """
 
@@ -126,7 +127,9 @@ class LightGBMRanker(ClickRanker):
         return np.asarray(self.booster_.predict(X, raw_score=True))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the trees as LightGBM's text, the rest as JSON.
+        """Write the trees as LightGBM's text, what the objective learned as safetensors, the rest as JSON.
+
+        Of an objective of your own only the propensities are kept.
 
         Raises:
             NotFittedError: nothing was learned yet.
@@ -138,6 +141,8 @@ class LightGBMRanker(ClickRanker):
         about |= {"propensities": None if self.objective_ is None else learned_propensities(self.objective_)}
         about["settings"] = {setting: getattr(self, setting) for setting in _SETTINGS}
         write_text(folder / "trees.txt", self.booster_.model_to_string())
+        if self.objective_ is not None:
+            write_state(self.objective_, folder, "objective")
         write_json(folder / "ranker.json", about)
         return folder
 
@@ -169,6 +174,9 @@ class LightGBMRanker(ClickRanker):
             made.booster_ = lightgbm.Booster(model_str=(folder / "trees.txt").read_text(encoding="utf-8"))
         except (OSError, lightgbm.basic.LightGBMError) as error:
             raise ValueError(f"{folder / 'trees.txt'} is damaged: {error}") from error
+        made.objective_ = None
+        if objective in OBJECTIVES:
+            made.objective_ = restored(make_objective(objective, made.list_size, propensities), folder, "objective")
         made.n_features_in_ = features
         return made
 

@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from fullrank.order.list_measures import ndcg
 from fullrank.order.ultr_objectives import OBJECTIVES, Objective, make_objective
 
 ScorerKind = Literal["linear", "mlp"]
+_Module = TypeVar("_Module", bound=nn.Module)
 _HIDDEN = (512, 256, 128)
 _SETTINGS = ("lr", "epochs", "batch_size", "clip_norm", "list_size", "random_state")
 
@@ -223,8 +224,7 @@ class ULTRRanker(ClickRanker):
         about |= {"objective": name, "propensities": learned_propensities(self.objective_)}
         about["settings"] = {setting: getattr(self, setting) for setting in _SETTINGS}
         for part, module in (("scorer", self.scorer_), ("objective", self.objective_)):
-            state = {k: v.contiguous() for k, v in module.state_dict().items()}
-            write_bytes(folder / f"{part}.safetensors", save(state))
+            write_state(module, folder, part)
         write_json(folder / "ranker.json", about)
         return folder
 
@@ -253,15 +253,26 @@ class ULTRRanker(ClickRanker):
             raise ValueError(f"{folder} was trained over a module of its own: load(folder, scorer=...)")
         chosen: Any = kind if scorer is None else scorer
         made: Any = cls(name, chosen, propensities if name == "ips" else None, **settings)
-        made.scorer_ = _restored(make_scorer(chosen, features) if scorer is None else scorer, folder, "scorer")
+        made.scorer_ = restored(make_scorer(chosen, features) if scorer is None else scorer, folder, "scorer")
         if name in OBJECTIVES:
             objective = make_objective(name, made.list_size, propensities)
-            made.objective_ = _restored(objective, folder, "objective")
+            made.objective_ = restored(objective, folder, "objective")
         made.n_features_in_ = features
         return made
 
 
-def _restored(module: nn.Module, folder: Path, part: str) -> nn.Module:
+def write_state(module: nn.Module, folder: Path, part: str) -> None:
+    """Write a part of a ranker, for `restored`."""
+    state = {k: v.contiguous() for k, v in module.state_dict().items()}
+    write_bytes(folder / f"{part}.safetensors", save(state))
+
+
+def restored(module: _Module, folder: Path, part: str) -> _Module:
+    """A part of a ranker with the state that was written.
+
+    Raises:
+        ValueError: there is none, or it is damaged or that of another kind of module.
+    """
     path = folder / f"{part}.safetensors"
     try:
         module.load_state_dict(load(path.read_bytes()))
