@@ -501,6 +501,7 @@ def test_bad_configuration(options, message):
         LamdaConfig(**options)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_layers():
     with pytest.raises(ValueError, match=r"r=11: '0' is 12 x 10, use 1\.\.10 there"):
         layer(r=11)
@@ -509,6 +510,9 @@ def test_bad_layers():
     for allocation in ("none", "waterfill"):
         with pytest.raises(ValueError, match=r"the weight of '0'.*(nan|NaN)"):
             get_peft_model(broken, LamdaConfig(r=4, rank_allocation=allocation, target_modules=["0"]))
+    broken[0].weight = nn.Parameter(torch.ones(12, 10, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"the weight of '0' has dtype torch\.int8: a floating dtype is needed"):
+        get_peft_model(broken, LamdaConfig(r=4, target_modules=["0"]))
     meta = nn.Sequential(nn.Linear(10, 12, device="meta"))
     with pytest.raises(RuntimeError, match=r"'0' is on the meta device.*materialise the base model first"):
         get_peft_model(meta, LamdaConfig(r=4, target_modules=["0"]))

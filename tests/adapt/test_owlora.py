@@ -636,6 +636,14 @@ def test_a_weight_that_is_not_finite():
         get_peft_model(nn.Sequential(linear), OWLoRAConfig(r=1, target_modules=["0"]))
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_weight_of_integers():
+    linear = nn.Linear(4, 4)
+    linear.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"the weight of '0' has dtype torch\.int8: a floating dtype is needed"):
+        get_peft_model(nn.Sequential(linear), OWLoRAConfig(r=1, target_modules=["0"]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

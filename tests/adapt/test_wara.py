@@ -323,6 +323,7 @@ def test_vision_transformers(kind, tmp_path):
         ((2, 16, 8), {}, "16 tokens, 15 after num_prefix_tokens=1, which is no square grid"),
         ((2, 17, 8), {"grid_size": [4, 3]}, r"16 after num_prefix_tokens=1, but grid_size=\(4, 3\) has 12"),
         ((2, 5, 8), {"levels": 2}, "levels=2 halves a grid more often than the 2 x 2 tokens of '0' allow: .* most 1"),
+        ((2, 2, 8), {}, "levels=1 halves a grid more often than the 1 x 1 tokens of '0' allow: exclude the layer"),
     ],
 )
 def test_inputs_that_are_no_grid(shape, options, message):
@@ -430,3 +431,14 @@ def test_bad_configurations(options, message):
 def test_layers_that_are_too_small(options, message):
     with pytest.raises(ValueError, match=message):
         adapted(torch.randn(6, 8), **options)
+
+
+def test_a_layer_that_has_no_levels():
+    with pytest.raises(ValueError, match=r"the 1 x 8 weight of '0' allows: exclude it .* or use mode='grid'"):
+        adapted(torch.randn(1, 8), r=1)
+    adapted(torch.randn(1, 8), r=1, mode="grid", num_prefix_tokens=0)
+
+
+def test_a_weight_that_is_not_finite():
+    with pytest.raises(ValueError, match=r"band LL of the weight of '0' has nan at \(0, 0\)"):
+        adapted(torch.full((6, 8), torch.nan), r=1, mode="tiny")

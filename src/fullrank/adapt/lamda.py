@@ -32,7 +32,7 @@ from fullrank.adapt.layer import DeltaLayer
 from fullrank.adapt.registration import register
 from fullrank.adapt.sharding import in_parallel, own_rows
 from fullrank.adapt.tuner import DeltaModel
-from fullrank.linalg import require_finite, singular_values, svd
+from fullrank.linalg import singular_values, svd
 
 Start = Literal["svd_residual", "svd_zero", "official"]
 
@@ -264,10 +264,10 @@ class LamdaDelta(Delta):
         W0, r, name = self.base.weight, self.config.r, self.base.name
         if W0.is_meta:
             raise RuntimeError(_materialise(name, f"init={self.config.init!r}"))
-        require_finite(W0, f"the weight of {name!r}")
         exact = self.config.svd == "full" or (self.config.svd == "auto" and min(W0.shape) <= _EXACT_SIDE)
         generator = torch.Generator(W0.device).manual_seed(self.config.svd_seed)
-        U, sigma, Vh = svd(W0, rank=r, method="exact" if exact else "randomized", generator=generator)
+        method = "exact" if exact else "randomized"
+        U, sigma, Vh = svd(W0, rank=r, method=method, generator=generator, name=f"the weight of {name!r}")
         self.A.copy_(Vh)
         self.B.copy_(U)
         if self.B0 is None or self.S0 is None:

@@ -35,7 +35,7 @@ from fullrank.adapt.owlora_projection import (
     principal_rank,
     without,
 )
-from fullrank.linalg import State, require_finite, state_of, svd
+from fullrank.linalg import State, state_of, svd
 
 Basis = Literal["svd", "none", "official_random"]
 Projection = Literal["exact", "gradient", "official", "none"]
@@ -274,8 +274,7 @@ class OWLoRADelta(Delta):
                 f"{self.base.name!r} is on the meta device, and basis={config.basis!r} needs its singular vectors: "
                 "materialise the base model first"
             )
-        require_finite(W0, f"the weight of {self.base.name!r}")
-        U, S, Vh = svd(W0)
+        U, S, Vh = svd(W0, name=f"the weight of {self.base.name!r}")
         k = principal_rank(S, config.energy, config.rank_rule)
         if config.basis == "svd":
             self.basis = Directions(Vh[:k].clone(), U[:, :k].clone())

@@ -365,7 +365,10 @@ class WaraDelta(Delta):
         blocks = {"LL": W0}
         if config.form != "grid":
             blocks = dict(zip(band_names(config.levels), dwt2_grid(W0, config.wavelet, config.levels), strict=True))
-        found = [svd(blocks[pair.bands[0]], rank=pair.rank) for pair in self.pairs]
+        found = [
+            svd(blocks[pair.bands[0]], rank=pair.rank, name=f"band {pair.bands[0]} of the weight of {self.base.name!r}")
+            for pair in self.pairs
+        ]
         roots = [part.S.sqrt() if config.tiny_sqrt_singular_values else torch.ones_like(part.S) for part in found]
         self.V = self._inputs([root[:, None] * part.Vh for root, part in zip(roots, found, strict=True)])
         self.U = self._outputs([part.U * root for root, part in zip(roots, found, strict=True)])
@@ -450,9 +453,11 @@ def _pairs(base: FrozenLayer, config: WaraConfig) -> list[_Pair]:
     if config.form == "grid":
         return [_checked(_Pair(("LL",), out, config.rank, width), base, config)]
     if 2**config.levels > min(out, width):
+        possible = int(math.log2(min(out, width)))
+        advice = f"use at most {possible}" if possible else "exclude it with exclude_modules, or use mode='grid'"
         raise ValueError(
             f"levels={config.levels} halves an axis more often than the {out} x {width} weight of {base.name!r} "
-            f"allows: use at most {int(math.log2(min(out, width)))}"
+            f"allows: {advice}"
         )
     if config.form == "shared":
         bands = [(config.bands, config.rank)]

@@ -201,9 +201,11 @@ def grid_of(
             f"{grid_size} has {math.prod(grid_size)}: correct grid_size or num_prefix_tokens"
         )
     if 2**levels > min(grid_size):
+        possible = int(math.log2(min(grid_size)))
+        advice = f"use at most {possible}" if possible else "exclude the layer with exclude_modules"
         raise ValueError(
             f"levels={levels} halves a grid more often than the {grid_size[0]} x {grid_size[1]} tokens of {name!r} "
-            f"allow: use at most {int(math.log2(min(grid_size)))}"
+            f"allow: {advice}"
         )
     return grid_size
 

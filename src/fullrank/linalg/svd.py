@@ -126,6 +126,7 @@ def svd(
     rank: int | None = None,
     method: Method = "auto",
     generator: torch.Generator | None = None,
+    name: str = "matrix",
 ) -> SVD:
     """The (truncated) singular value decomposition, with deterministic signs.
 
@@ -140,6 +141,7 @@ def svd(
             resolves, "exact" otherwise.
         generator: source of randomness for "randomized"; a generator seeded with 0 by default, so that the same call
             gives the same factors.
+        name: how errors call the matrix.
 
     Returns:
         `SVD(U, S, Vh)`; float64 for float64 input, float32 otherwise.
@@ -148,7 +150,7 @@ def svd(
         ValueError: NaN or infinite entries, `rank` outside 1..min(m, n), an unknown method, or "randomized" without
             `rank`.
     """
-    _check(matrix, method, get_args(Method))
+    _check(matrix, method, get_args(Method), name)
     smaller = min(matrix.shape[-2:])
     if rank is not None and not 1 <= rank <= smaller:
         raise ValueError(
