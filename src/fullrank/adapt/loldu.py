@@ -89,6 +89,11 @@ class LoLDUConfig(DeltaConfig):
             raise ValueError(f"loldu_dropout={self.loldu_dropout}: use a probability in [0, 1)")
         if not 0 <= self.pivot_floor < 1:
             raise ValueError(f"pivot_floor={self.pivot_floor}: use a number in [0, 1), such as 1e-6")
+        if self.decompose_device is not None and not _is_device(self.decompose_device):
+            raise ValueError(
+                f"decompose_device={self.decompose_device!r}: use the name of a device of torch, such as 'cpu' or "
+                "'cuda:0', or None for the CPU"
+            )
         super().__post_init__()
 
 
@@ -445,6 +450,14 @@ def _fingerprint(W0: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.randn(2, side, generator=generator, dtype=W.dtype) for side in W.shape)
     return torch.stack([W.norm(), *((u @ W) * v).sum(1)])
+
+
+def _is_device(name: Any) -> bool:
+    """Whether torch knows a device of this name, which has values to decompose; this machine need not have it."""
+    try:
+        return isinstance(name, str) and torch.device(name).type != "meta"
+    except RuntimeError:
+        return False
 
 
 def _check_rank(r: Any) -> None:
