@@ -93,12 +93,16 @@ from fullrank.tasks.losses import labelled_losses  # noqa: E402
 
 if TYPE_CHECKING:
     from fullrank.compress.importances import BetaRankImportance, HRankImportance, LayerScoreImportance
+    from fullrank.compress.lora_residual import LowRankLora, init_lora_from_residual, load_lora
 
 __all__ = [
     "FWSVDConfig",
     "FisherAccumulator",
     "FisherCallback",
     "compress_low_rank",
+    "LowRankLora",
+    "init_lora_from_residual",
+    "load_lora",
     "estimate_fisher",
     "export_onnx",
     "MaestroCallback",
@@ -215,11 +219,14 @@ __all__ = [
     "zeroquant_local_quantize",
 ]
 
-#: Names that load with their first use: they need torch-pruning.
+#: Names that load with their first use: they need torch-pruning, or PEFT.
 _LATER = {
     "BetaRankImportance": "importances",
     "HRankImportance": "importances",
     "LayerScoreImportance": "importances",
+    "LowRankLora": "lora_residual",
+    "init_lora_from_residual": "lora_residual",
+    "load_lora": "lora_residual",
 }
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fullrank.compress.compressing import compress
 from fullrank.compress.fwsvd import EpsMode, FWSVDMethod, Side, fisher_scale
 from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Targets, matches, quantised, select_layers, shared_weights
-from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, SVDMethod, WhiteningMethod
+from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, OnFactors, SVDMethod, WhiteningMethod
 from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
 from fullrank.compress.report import CompressionReport
 from fullrank.compress.statistics import FisherKind, SampleLosses, Wanted, collect_statistics
@@ -149,6 +149,7 @@ def compress_low_rank(
     data: Iterable[Any] | None = None,
     loss_fn: SampleLosses | None = None,
     copy: bool = False,
+    on_factors: OnFactors | None = None,
 ) -> nn.Module:
     """Factorise the layers of a trained model.
 
@@ -162,6 +163,7 @@ def compress_low_rank(
         data: batches to gather statistics from, where `weights` are not given; "svd" needs none.
         loss_fn: see `estimate_fisher`.
         copy: leave the model as it is, and return a copy.
+        on_factors: called for each layer that is factorised, with all its factors and the rank that is kept.
 
     Returns:
         The model. Its `low_rank_report()` gives the `CompressionReport`: of every layer the shape, the rank, the
@@ -183,6 +185,7 @@ def compress_low_rank(
         made = FWSVDMethod(rule, side, config.eps, config.eps_mode, weights, split=config.split)
     else:
         raise ValueError(f"method={method!r} is not known; accepted: {', '.join(get_args(LowRankName))}")
+    made.on_factors = on_factors
     if config.allow_untie:
         model, copy = _untied(model, config.target_modules, copy), False
     compressed = compress(

@@ -7,7 +7,7 @@ choice of L and R, and every rank rule applies to the singular values of L W R.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +28,9 @@ _CONVOLUTIONS: dict[type[nn.Module], Any] = {
     nn.Conv2d: LowRankConv2d,
     nn.Conv3d: LowRankConv3d,
 }
+
+#: Told a layer, all factors of its weight, and how many of them are kept.
+OnFactors = Callable[[Layer, SVD, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,14 @@ class LowRankMethod(Method):
         split: which factor takes the singular values; see `LowRankLinear.from_linear`.
         num_samples: samples of data to gather statistics from; default all.
         statistics: those of `gather_statistics`, by layer name, in place of data.
+
+    Attributes:
+        on_factors: called for each layer that is factorised, if there is one.
     """
 
     kinds = LINEAR + CONVOLUTIONS
     needs: tuple[Wanted, ...] = ()
+    on_factors: OnFactors | None = None
 
     def __init__(
         self,
@@ -147,6 +154,8 @@ class LowRankMethod(Method):
         if rank > break_even:
             return Replaced(layer.module, reason=f"rank {rank} saves nothing, the break-even rank is {break_even}")
         factors = self._decompose(layer, weighting)
+        if self.on_factors is not None:
+            self.on_factors(layer, factors, rank)
         kept = SVD(factors.U[:, :rank], factors.S[:rank], factors.Vh[:rank])
         module = low_rank_layer(layer, kept, self.split)
         squares = factors.S.double().square()
