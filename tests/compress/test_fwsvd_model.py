@@ -11,7 +11,9 @@ from transformers import Trainer, TrainingArguments
 from fullrank.compress import (
     FisherAccumulator,
     FisherCallback,
+    FixedRank,
     FWSVDConfig,
+    compress,
     compress_low_rank,
     estimate_fisher,
     fisher_scale,
@@ -77,6 +79,24 @@ def test_the_model_is_factorised_by_the_weights(method):
     lost = (left if side == "input" else left[:, None]) * (model[0].weight - small[0].weight()).detach() * right
     assert rows[0].weighted_error == pytest.approx(float(lost.norm() / weighted.norm()), rel=1e-4)
     assert pickle.loads(pickle.dumps(small)).low_rank_report() == copy.deepcopy(small).low_rank_report()
+
+
+def test_the_report_says_how_much_larger_factors_are_than_the_weight():
+    model = mlp()
+    fisher = _sums(model)
+    for split in ("left", "right", "balanced"):
+        config = FWSVDConfig(rank=3, eps=0, split=split)
+        row = compress_low_rank(model, config, fisher, copy=True).low_rank_report().layers[0]
+        alone = LowRankLinear.from_linear(model[0], 3, in_weight=fisher["0"].sqrt(), split=split)
+        growth = alone.first.weight.abs().max() / model[0].weight.abs().max()
+        assert row.factor_growth == pytest.approx(float(growth.detach()), rel=1e-4)
+    conv = compress(nn.Sequential(nn.Conv2d(4, 8, 3)), rank_rule=FixedRank(3), target_modules="all").report
+    assert conv.layers[0].factor_growth > 0
+    assert conv.to_rows()[0]["factor_growth"] == conv.layers[0].factor_growth
+    assert compress(model, "rtn", bits=4, group_size=-1).report.layers[0].factor_growth is None
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert compress(model, rank_rule=FixedRank(3)).report.layers[0].factor_growth is None
 
 
 @pytest.mark.parametrize("method", ["svd", "asvd", "whiten"])

@@ -22,6 +22,8 @@ from fullrank.compress.method import Job, Method, Replaced, relative_error
 from fullrank.compress.methods import method_of
 from fullrank.compress.report import CompressionReport, LayerReport
 from fullrank.compress.statistics import LayerStatistics
+from fullrank.nn import LowRankLinear
+from fullrank.nn.low_rank import LowRankConvolution
 from fullrank.tasks.losses import SampleLosses
 
 OnProgress = Callable[[int, int, str], None]
@@ -222,8 +224,16 @@ def _layer_report(layer: Layer, replaced: Replaced) -> LayerReport:
         bytes_after=size,
         error=None if product is None else relative_error(layer.matrix, product),
         loss=replaced.loss,
+        factor_growth=_factor_growth(layer.matrix, module),
         **{name: getattr(replaced, name) for name in _FACTS},
     )
+
+
+def _factor_growth(dense: Tensor, module: nn.Module) -> float | None:
+    """max |A| / max |W|; None for a layer without factors, or a weight of zeros."""
+    if not isinstance(module, LowRankLinear | LowRankConvolution) or not dense.any():
+        return None
+    return float(module.first.weight.detach().abs().max().double() / dense.abs().max().double())
 
 
 def _product(module: Any, shape: tuple[int, int]) -> Tensor | None:

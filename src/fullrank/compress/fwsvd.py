@@ -52,7 +52,7 @@ class FWSVDMethod(LowRankMethod):
         self,
         rank_rule: RankRule | None = None,
         weight_side: Side = "input",
-        eps: float = 1e-6,
+        eps: int | float = 1e-6,
         eps_mode: EpsMode = "mean",
         fisher: Mapping[str, Any] | None = None,
         **options: Any,
@@ -118,7 +118,7 @@ class FWSVDMethod(LowRankMethod):
 
 
 def fisher_scale(
-    fisher: Float[Tensor, "n"], eps: float = 1e-6, eps_mode: EpsMode = "mean", name: str = "fisher"
+    fisher: Float[Tensor, "n"], eps: int | float = 1e-6, eps_mode: EpsMode = "mean", name: str = "fisher"
 ) -> Float[Tensor, "n"]:
     """sqrt(f + eps * mean(f)) of Fisher sums; ones where all are zero, with a warning.
 

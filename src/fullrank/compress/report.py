@@ -30,6 +30,8 @@ class LayerReport:
         loss: error in the method's measure of loss (squared, summed), or None.
         weighted_error: relative error in that measure, not squared, or None.
         dead_inputs: directions of the inputs that the data never take, and that weigh nothing.
+        factor_growth: max |A| / max |W| of the factor that acts first, or None where the layer is not factorised. Far
+            above 1, half precision loses what is small beside it: raise the damping, or balance the split.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LayerReport:
     loss: float | None = None
     weighted_error: float | None = None
     dead_inputs: int = 0
+    factor_growth: float | None = None
 
 
 @dataclass(frozen=True)
