@@ -57,7 +57,8 @@ def _check_scores(tensors, config):
             assert scores.argsort().tolist() == wanted.argsort().tolist()
     deviations = collect_deviations(model, x)["0"]
     torch.testing.assert_close(deviations.input[0], tensors["indep_sigma_in"], rtol=1e-10, atol=0)
-    torch.testing.assert_close(deviations.output, tensors["indep_sigma_out"], rtol=1e-10, atol=1e-14)
+    # the convolution rounds in float32, every processor in its own way
+    torch.testing.assert_close(deviations.output, tensors["indep_sigma_out"], rtol=1e-5, atol=1e-7)
     size = conv.weight.detach().double().abs().flatten(1)
     torch.testing.assert_close(size.sum(1), tensors["indep_l1_sum"], rtol=1e-10, atol=0)
     torch.testing.assert_close(size.mean(1), tensors["indep_l1_mean"], rtol=1e-10, atol=0)
