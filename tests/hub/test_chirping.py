@@ -57,9 +57,9 @@ def test_refusals(client):
         assert answer.status_code == status
         return answer.json()["error"]
 
-    assert refused(422).startswith("Night.wav: no WAV file that can be read")
+    assert refused(422).startswith("night.wav: no WAV file that can be read")
     assert "files whose names end in .wav or .edf" in refused(422, name="night.mp3")
-    assert refused(404, recording(2), channels="Cz") == "Night.wav has no channel 'Cz'; it has mono"
+    assert refused(404, recording(2), channels="Cz") == "night.wav has no channel 'Cz'; it has mono"
     assert "are more than the 200 that are read here" in refused(422, recording(300), window=1)
     assert "Window" in refused(422, recording(2), window=0)
     assert client.post("/chirps.json", data={}).json()["error"] == "Recording: Field required"

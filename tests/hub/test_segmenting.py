@@ -56,7 +56,7 @@ def test_refusals(client, monkeypatch):
         assert answer.status_code == status
         return answer.json()["error"]
 
-    assert refused(422) == "Plate.png cannot be read: it is no image; PNG, JPEG and TIFF are accepted"
+    assert refused(422) == "plate.png cannot be read: it is no image; PNG, JPEG and TIFF are accepted"
     assert "1001 x 1000 pixels: at most 1,000,000" in refused(422, picture(1001, 1000))
     assert "Method" in refused(422, picture(), method="magic")
     assert "Threshold" in refused(422, picture(), threshold=2)

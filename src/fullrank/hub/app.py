@@ -91,11 +91,13 @@ def _http_error(request: Request, error: Exception) -> Response:
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # what it is registered for
     first = error.errors()[0]
-    return _error(request, 422, f"{first['loc'][-1]}: {first['msg']}")
+    field = str(first["loc"][-1])
+    return _error(request, 422, f"{field[:1].upper()}{field[1:]}: {first['msg']}")
 
 
 def _error(request: Request, status: int, text: str) -> Response:
-    text = text[:1].upper() + text[1:]
+    if text.partition(" ")[0].isalpha():  # the name of a file or of an argument stays as it is
+        text = text[:1].upper() + text[1:]
     return respond(request, "error.html", {"status": status, "error": text}, status, name=_NAMES.get(status, "Error"))
 
 
