@@ -141,10 +141,13 @@ def test_text_of_others_is_shown_as_text(fullrank, folders):
 
 def test_blank_queries_of_a_file_are_told(fullrank, corpus, folders):
     fullrank("index", corpus, "--out", "idx")
-    (folders / "queries.tsv").write_text("q1\tcats\nq2\t \n")
+    (folders / "queries.tsv").write_text("q1\tcats\nq2\t \nq3\tthe of\n")
     outcome = fullrank("search", "idx", "--queries", "queries.tsv")
     assert outcome.out.startswith("q1 Q0 c 1 ")
-    assert "blank, and so without results: query q2" in outcome.err
+    assert outcome.err.splitlines() == [
+        "blank, and so without results: query q2",
+        "without words to look for, and so without results: query q3",
+    ]
 
 
 def test_meaning_of_documents_that_were_there_is_indexed_too(fullrank, corpus, folders):

@@ -7,6 +7,7 @@ import re
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from fullrank.search import BM25Retriever, Document
+from fullrank.search.empty_queries import gathered_empty
 
 
 class FakeOpenSearch:
@@ -135,7 +136,8 @@ class FakeOpenSearch:
         text = query["query"]["match"]["searched"]["query"]
         if "unparsable" in text:
             return self.error(400, "search_phase_execution_exception", "too many clauses")[1]
-        found = self.retriever(index).search(text, query["size"])["0"]
+        with gathered_empty():
+            found = self.retriever(index).search(text, query["size"])["0"]
         return {"status": 200, "hits": {"hits": [{"_id": id, "_score": score} for id, score in found.items()]}}
 
     def explanation(self, index, id, body):

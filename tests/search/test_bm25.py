@@ -80,6 +80,7 @@ def test_without_saturation_only_presence_counts(documents, variant):
     assert retriever.search("rank matrix")["0"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 @settings(max_examples=25, deadline=None)
 @given(
     variant=st.sampled_from(VARIANTS),
@@ -114,9 +115,24 @@ def test_more_results_than_documents(documents):
     assert set(BM25Retriever().build(documents).search("rank matrix", 1000)["0"]) == {"d0", "d1", "d2", "d3"}
 
 
-@pytest.mark.parametrize("query", ["", "  \n", "zebra", "a", "the of", "?!", "\x00"])
+def test_an_unknown_term_finds_nothing(documents):
+    assert BM25Retriever().build(documents).search({"q": "zebra"}) == {"q": {}}
+
+
+@pytest.mark.parametrize("query", ["", "  \n", "a", "the of", "?!", "\x00"])
 def test_no_term_no_result(documents, query):
-    assert BM25Retriever().build(documents).search({"q": query}) == {"q": {}}
+    with pytest.warns(UserWarning, match="^query 'q' has no tokens to search for, and so no results$") as told:
+        assert BM25Retriever().build(documents).search({"q": query}) == {"q": {}}
+    assert len(told) == 1
+
+
+def test_queries_without_terms_are_told_of_at_once(documents):
+    retriever = BM25Retriever().build(documents)
+    with pytest.warns(UserWarning, match="queries 'a', 'c' have no tokens to search for") as told:
+        found = retriever.search({"a": "", "b": "rank", "c": "the"})
+    assert (len(told), found["b"] == retriever.search("rank")["0"]) == (1, True)
+    with pytest.warns(UserWarning, match="'0', .*'9' and 2 more have no tokens"):
+        retriever.search([""] * 12)
 
 
 def test_titles_are_searched():
@@ -124,6 +140,7 @@ def test_titles_are_searched():
     assert list(retriever.search("wavelets")["0"]) == ["x"]
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 def test_stop_words():
     documents = collection(["the rank", "der rang", "rank"])
     assert BM25Retriever().build(documents).search("the")["0"] == {}
@@ -158,6 +175,7 @@ def test_building_again_replaces_what_was_indexed(documents):
     assert list(retriever.search("rank matrix")["0"]) == ["new"]
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_loaded_index_finds_the_same(documents, variant, tmp_path):
     built = BM25Retriever(variant, k1=0.9, b=0.4, stopwords=None).build(documents)

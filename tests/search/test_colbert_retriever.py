@@ -123,7 +123,8 @@ def test_an_index_that_grew_and_shrank_is_one_that_was_built_at_once(tmp_path, m
 def test_it_is_a_retriever_and_a_blank_query_finds_nothing():
     retriever = ColBERTRetriever(Words(), "masked").build(collection(["aa bb", "cc"]))
     assert isinstance(retriever, Retriever)
-    run = retriever.search({"x": " \n", "y": "aa"}, 1)
+    with pytest.warns(UserWarning, match="query 'x' has no tokens"):
+        run = retriever.search({"x": " \n", "y": "aa"}, 1)
     assert run["x"] == {}
     assert set(run["y"]) == {"d0"}
 

@@ -68,7 +68,9 @@ def test_it_is_a_retriever_of_any_encoder(documents):
 
 @pytest.mark.parametrize("query", ["", " \n\t"])
 def test_a_blank_query_finds_nothing(documents, query):
-    run = DenseRetriever(HashEncoder()).build(documents).search({"a": "rank", "blank": query, "z": "rank"})
+    with pytest.warns(UserWarning, match="query 'blank' has no tokens") as told:
+        run = DenseRetriever(HashEncoder()).build(documents).search({"a": "rank", "blank": query, "z": "rank"})
+    assert len(told) == 1
     assert list(run) == ["a", "blank", "z"]
     assert (run["blank"], run["a"]) == ({}, run["z"])
     assert len(run["a"]) == len(documents)
@@ -156,6 +158,7 @@ def test_a_failed_build_leaves_the_index_before(documents):
     assert retriever.search("rank") == before
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 def test_a_loaded_index_finds_the_same(documents, tmp_path):
     built = DenseRetriever(HashEncoder()).build(documents)
     queries = ["matrix rank", "cats", ""]

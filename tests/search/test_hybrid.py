@@ -16,6 +16,7 @@ class Remembers:
         return Run({"0": {id: -rank for rank, id in enumerate(self.ids[:k])}})
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 def test_it_fuses_what_its_retrievers_find(documents):
     keyword, meaning = BM25Retriever().build(documents), DenseRetriever(HashEncoder()).build(documents)
     hybrid = HybridRetriever([keyword, meaning], k0=10, weights=[1.0, 0.5])
@@ -26,6 +27,14 @@ def test_it_fuses_what_its_retrievers_find(documents):
     assert found == expected.top(3)
     assert list(found["a"]) == [document for document, _ in expected.ranking("a", 3)]
     assert found["c"] == {}
+
+
+def test_a_query_that_no_retriever_can_read_is_told_of_once(documents):
+    hybrid = HybridRetriever([BM25Retriever().build(documents), DenseRetriever(HashEncoder()).build(documents)])
+    with pytest.warns(UserWarning, match="^query 'blank' has no tokens") as told:
+        found = hybrid.search({"stop": "the of", "blank": " "})
+    assert len(told) == 1
+    assert (bool(found["stop"]), found["blank"]) == (True, {})
 
 
 def test_depth_decides_what_can_be_found():

@@ -64,9 +64,12 @@ def test_empty_passages_are_left_out():
 def test_a_blank_query_finds_nothing_and_asks_nobody():
     model = Writes("passage")
     retriever = HyDERetriever(dense(), model, passages=1)
-    assert retriever.search({"a": " ", "b": ""}) == {"a": {}, "b": {}}
+    with pytest.warns(UserWarning, match="queries 'a', 'b' have no tokens") as told:
+        assert retriever.search({"a": " ", "b": ""}) == {"a": {}, "b": {}}
+    assert len(told) == 1
     assert model.prompts == []
-    assert list(retriever.search({"a": " ", "b": "x", "c": "y"}, 1)) == ["a", "b", "c"]
+    with pytest.warns(UserWarning, match="query 'a' has no tokens"):
+        assert list(retriever.search({"a": " ", "b": "x", "c": "y"}, 1)) == ["a", "b", "c"]
 
 
 def test_braces_of_a_query_are_text():

@@ -279,6 +279,7 @@ def test_vectors_of_a_version_that_knew_no_segments(tmp_path):
     damaged(Dense(), folder)
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 def test_all_documents_can_go_and_others_come(kind, folder):
     emptied = kind.load(folder).delete(["old", "older"])
     emptied.save(folder)

@@ -46,6 +46,7 @@ def unicoil(dim: int = 1):
 weights = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 3).map(float), max_size=5)
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 @settings(max_examples=40, deadline=None)
 @given(found=st.lists(weights, min_size=1, max_size=12), query=weights, k=st.integers(1, 14), size=st.integers(1, 5))
 def test_products_are_exact_whatever_the_segments(found, query, k, size):
@@ -66,6 +67,7 @@ def test_products_are_exact_whatever_the_segments(found, query, k, size):
     assert list(run["0"].items()) == [(id, positive[id]) for id in best]
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 @pytest.mark.parametrize("queries", [QUERIES, ["", "  "]])
 def test_splade_finds_what_its_reranker_scores(queries):
     encoder = SpladeEncoder(masked(), tokenizer(), batch_size=2)
@@ -107,6 +109,7 @@ def test_a_vocabulary_that_is_wider_than_the_tokenizer():
     assert found[f"[{width}]"] == found[f"[{width + 1}]"] == pytest.approx(math.log(2))
 
 
+@pytest.mark.filterwarnings("ignore:quer.* no tokens to search for")
 def test_token_weights_by_their_definition():
     model = unicoil()
     encoder = TokenWeightEncoder(model, tokenizer(), batch_size=2)

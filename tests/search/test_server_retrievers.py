@@ -97,7 +97,9 @@ def test_it_finds_what_the_local_one_finds(place, documents):
     assert retriever.build(iter(documents)) is retriever
     assert len(retriever) == len(documents)
     queries = {"a": "matrix rank", "b": "singular values", "c": "nowhere to be found", "d": " "}
-    found, expected = retriever.search(queries, 3), local.search(queries, 3)
+    with pytest.warns(UserWarning, match="query 'd' has no tokens") as told:
+        found, expected = retriever.search(queries, 3), local.search(queries, 3)
+    assert len(told) == 2
     assert isinstance(found, Run)
     for id in queries:
         assert list(found[id]) == [document for document, _ in expected.ranking(id)]

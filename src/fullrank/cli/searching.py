@@ -132,6 +132,7 @@ def search(
     Example: `fullrank search my-index "low-rank adapters" --why`
     Example: `fullrank search qdrant+http://localhost:6333/papers --queries queries.tsv -o run.trec`
     """
+    from fullrank.search.empty_queries import gathered_empty
     from fullrank.search.reading import read_queries, write_run
 
     if (query is None) == (queries is None):
@@ -148,10 +149,13 @@ def search(
     writer = None if model is None else _writer(model, device, offline)
     documents, retriever, explain = _opened(place, method, writer, device, offline)
     asked = {"0": query} if query is not None else read_queries(queries or Path())
-    run = retriever.search(asked, count)
-    blank = [id for id, text in asked.items() if not text.strip()]
-    if blank:
+    with gathered_empty() as empty:
+        run = retriever.search(asked, count)
+    if blank := [id for id in empty if not asked[id].strip()]:
         errors.print(f"blank, and so without results: query {_short(', '.join(blank))}", style="yellow", markup=False)
+    if unknown := [id for id in empty if asked[id].strip() and query is None]:
+        words = f"without words to look for, and so without results: query {_short(', '.join(unknown))}"
+        errors.print(words, style="yellow", markup=False)
     if output is not None:
         errors.print(f"wrote {write_run(output, run)}", markup=False, highlight=False, soft_wrap=True)
         return
@@ -189,6 +193,7 @@ def ask(
     Example: `fullrank ask my-index "Who wrote the report?"`
     """
     from fullrank.search import BasicRAG, answer_questions
+    from fullrank.search.empty_queries import gathered_empty
     from fullrank.search.readers import open_reader
 
     generator = open_reader(reader, model, method)
@@ -196,7 +201,7 @@ def ask(
     if mode == "hyde" and writer is None:
         raise ValueError(f"--mode hyde asks the reader, and {reader!r} writes nothing: --reader a language model")
     documents, retriever, _ = _opened(place, mode, writer if mode == "hyde" else None)
-    with console.status("answering"):
+    with console.status("answering"), gathered_empty():
         answered = answer_questions(question, retriever, documents, generator, n_docs=max(count, 20), top_k=count)
     answer = answered["0"].answer
     if as_json:

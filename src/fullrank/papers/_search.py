@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 from fullrank.papers._catalogue import catalogue
 from fullrank.papers._paper import Mode, Paper
 from fullrank.search import BM25Retriever, DenseRetriever, Document, Run, reciprocal_rank_fusion
+from fullrank.search.empty_queries import gathered_empty
 
 _MODES = get_args(Mode)
 
@@ -62,7 +63,8 @@ def search(query: str, k: int = 10, mode: Mode = "hybrid") -> list[PaperHit]:
         raise ValueError(f'query={query!r} asks for nothing; give some words, such as "fine-tune with few parameters"')
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r} is not known; accepted: {', '.join(_MODES)}")
-    runs = _runs(query, mode)
+    with gathered_empty():  # stop words alone are no keywords, but have a meaning
+        runs = _runs(query, mode)
     fused = reciprocal_rank_fusion(list(runs.values())) if mode == "hybrid" else runs[mode]
     cosines = runs["semantic"]["0"] if "semantic" in runs else {}
     papers = {paper.slug: paper for paper in catalogue()}

@@ -59,7 +59,7 @@ class ColBERTRetriever(SegmentedIndex[TokenSegment]):
         super().__init__()
 
     def search(self, queries: Queries, k: int = 10) -> Run:
-        """See `Retriever.search`. A blank query finds nothing.
+        """See `Retriever.search`. A blank query finds nothing, and a warning names it.
 
         Raises:
             ValueError: k below 1, or an encoder that gives vectors of another shape than the indexed ones.
@@ -69,7 +69,9 @@ class ColBERTRetriever(SegmentedIndex[TokenSegment]):
         at_least_one(k)
         texts = named(queries)
         run = Run({query_id: {} for query_id in texts})
-        for block in asked_in_blocks(texts, _QUERIES) if len(self) else ():
+        for block in asked_in_blocks(texts, _QUERIES):
+            if not len(self):
+                break
             encoded = self._queries([texts[query_id] for query_id in block])
             for query_id, scores, rows in zip(block, *self._nearest(encoded, min(k, len(self))), strict=True):
                 run[query_id] = dict(zip(self._ids(rows.numpy()), scores.tolist(), strict=True))

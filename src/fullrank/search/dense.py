@@ -144,7 +144,7 @@ class DenseRetriever(SegmentedIndex[VectorSegment]):
         return torch.nn.functional.normalize(encoded(self.encoder, texts), dim=-1)
 
     def search(self, queries: Queries, k: int = 10) -> Run:
-        """See `Retriever.search`; scores are cosines. A blank query finds nothing.
+        """See `Retriever.search`; scores are cosines. A blank query finds nothing, and a warning names it.
 
         Raises:
             ValueError: k below 1, or an encoder whose vectors are not as long as the indexed ones.

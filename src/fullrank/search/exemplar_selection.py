@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fullrank.search.bm25 import BM25Retriever
 from fullrank.search.determinantal import dpp_kernel, greedy_map
+from fullrank.search.empty_queries import gathered_empty
 from fullrank.search.exemplar_retriever import ExemplarRetriever
 from fullrank.search.exemplars import Exemplar
 from fullrank.search.protocols import Document
@@ -77,7 +78,8 @@ def lexical_exemplars(
     """
     retriever = BM25Retriever().build([Document(exemplar.id, by(exemplar)) for exemplar in pool])
     by_id = {exemplar.id: exemplar for exemplar in pool}
-    run = retriever.search(list(texts), n)
+    with gathered_empty():  # a text without words is followed by the pool's first
+        run = retriever.search(list(texts), n)
     chosen = []
     for number in range(len(texts)):
         found = [id for id, _ in run.ranking(str(number), n)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fullrank.search.empty_queries import gathered_empty, tell_empty
 from fullrank.search.fusion import reciprocal_rank_fusion
 from fullrank.search.protocols import Queries, Retriever
 from fullrank.search.run import Run, at_least_one
@@ -41,9 +42,17 @@ class HybridRetriever:
     def search(self, queries: Queries, k: int = 10) -> Run:
         """See `Retriever.search`; scores are sums of reciprocal ranks.
 
+        Of a query that has no tokens for any of the retrievers there is a warning.
+
         Raises:
             ValueError: k below 1.
         """
         deep = max(at_least_one(k), self.depth)
-        runs = [retriever.search(queries, deep) for retriever in self.retrievers]
+        runs: list[Run] = []
+        empty: list[list[str]] = []
+        for retriever in self.retrievers:
+            with gathered_empty() as ids:
+                runs.append(retriever.search(queries, deep))
+            empty.append(ids)
+        tell_empty(query_id for query_id in empty[0] if all(query_id in ids for ids in empty[1:]))
         return reciprocal_rank_fusion(runs, self.k0, self.weights).top(k)

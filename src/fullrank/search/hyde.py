@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 
+from fullrank.search.empty_queries import tell_empty
 from fullrank.search.language_model import LanguageModel, language_model
 from fullrank.search.prompts import filled
 from fullrank.search.protocols import Queries, named
@@ -83,7 +84,7 @@ class HyDERetriever:
         self.prompt, self.temperature, self.seed = prompt, temperature, seed
 
     def search(self, queries: Queries, k: int = 10) -> Run:
-        """See `Retriever.search`. A blank query finds nothing.
+        """See `Retriever.search`. A blank query finds nothing, and a warning names it.
 
         Raises:
             ValueError: k below 1.
@@ -92,6 +93,7 @@ class HyDERetriever:
         at_least_one(k)
         texts = named(queries)
         asked = [query_id for query_id, text in texts.items() if text.strip()]
+        tell_empty(query_id for query_id, text in texts.items() if not text.strip())
         found = Run()
         if asked:
             found = self.retriever.search_vectors(asked, self.vectors([texts[query_id] for query_id in asked]), k)

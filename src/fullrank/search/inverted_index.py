@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fullrank.order import trec_order
+from fullrank.search.empty_queries import tell_empty
 from fullrank.search.protocols import Document, Queries, named
 from fullrank.search.run import Run, at_least_one
 from fullrank.search.segmented_index import SegmentedIndex
@@ -42,6 +43,8 @@ class InvertedIndex(SegmentedIndex[Segment]):
     def search(self, queries: Queries, k: int = 10) -> Run:
         """See `Retriever.search`; documents without any of a query's terms are not results.
 
+        A query without terms finds nothing, and a warning names it.
+
         Raises:
             ValueError: k below 1.
             RuntimeError: nothing is indexed yet.
@@ -50,7 +53,9 @@ class InvertedIndex(SegmentedIndex[Segment]):
         at_least_one(k)
         texts = named(queries)
         run = Run()
-        for query_id, weights in zip(texts, self._query_weights(list(texts.values())), strict=True):
+        weighted = dict(zip(texts, self._query_weights(list(texts.values())), strict=True))
+        tell_empty(query_id for query_id, weights in weighted.items() if not weights)
+        for query_id, weights in weighted.items():
             run[query_id] = self._best(weights, k)
         return run
 

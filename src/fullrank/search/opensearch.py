@@ -11,6 +11,7 @@ from typing import Any
 
 from fullrank._optional import require
 from fullrank.search.analysis import STEMMERS
+from fullrank.search.empty_queries import tell_empty
 from fullrank.search.protocols import Document, Queries, named
 from fullrank.search.run import Run, at_least_one
 from fullrank.search.server import Failure, Server
@@ -94,6 +95,8 @@ class OpenSearchRetriever(ServerRetriever):
     def search(self, queries: Queries, k: int = 10) -> Run:
         """See `Retriever.search`; documents without any of a query's terms are not results.
 
+        Of blank queries there is a warning; which others have no terms, the server does not say.
+
         Raises:
             ValueError: k below 1, or above 10,000.
             LookupError: there is no such index.
@@ -103,6 +106,7 @@ class OpenSearchRetriever(ServerRetriever):
             raise ValueError(f"k={k} is not accepted; OpenSearch gives at most {_MOST_RESULTS:,} documents a query")
         self._check()
         texts = list(named(queries).items())
+        tell_empty(id for id, text in texts if not text.strip())
         run = Run()
         for start in range(0, len(texts), _QUERIES):
             part = texts[start : start + _QUERIES]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from fullrank.search.empty_queries import tell_empty
 from fullrank.search.run import Run
 
 Queries = Mapping[str, str] | Sequence[str] | str
@@ -144,8 +145,9 @@ def named(queries: Queries) -> dict[str, str]:
 
 
 def asked_in_blocks(texts: Mapping[str, str], size: int) -> Iterator[list[str]]:
-    """Ids of the queries that are not blank, so many at a time."""
+    """Ids of the queries that are not blank, so many at a time; of the others there is a warning."""
     asked = [query_id for query_id, text in texts.items() if text.strip()]
+    tell_empty((query_id for query_id, text in texts.items() if not text.strip()), stacklevel=4)
     for start in range(0, len(asked), size):
         yield asked[start : start + size]
 

@@ -82,7 +82,7 @@ class QdrantRetriever(ServerRetriever):
         return self._encoder
 
     def search(self, queries: Queries, k: int = 10) -> Run:
-        """See `Retriever.search`; scores are cosines. A blank query finds nothing.
+        """See `Retriever.search`; scores are cosines. A blank query finds nothing, and a warning names it.
 
         Raises:
             ValueError: k below 1, or an encoder whose vectors are not as long as the indexed ones.

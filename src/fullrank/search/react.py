@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fullrank.search.answering import by_id, known
 from fullrank.search.answers import FINAL, asked, first_line, input_limit
+from fullrank.search.empty_queries import gathered_empty
 from fullrank.search.language_model import LanguageModel, counter, language_model
 from fullrank.search.prompts import Prompt, passages, quoted
 from fullrank.search.protocols import Answer, Document, Reranker, Retriever
@@ -123,7 +124,8 @@ class ReActRAG:
 
     def _found(self, words: str) -> tuple[Document, ...]:
         depth = self.per_search if self.reranker is None else max(self.n_docs, self.per_search)
-        ranking = self.retriever.search(words, depth).ranking("0", depth)
+        with gathered_empty():  # the model is told, not the user
+            ranking = self.retriever.search(words, depth).ranking("0", depth)
         found = [known(self.documents, id) for id, _ in ranking]
         if self.reranker is not None and found:
             found = self.reranker.rerank(words, found).documents
