@@ -106,7 +106,7 @@ def test_blocks_of_a_batch_and_gaps_of_one(monkeypatch):
     mask[3] = False
     lore = LoReReranker(2)
     with pytest.warns(UserWarning, match="says nothing"):
-        whole = lore.rank(Q, C, mask=mask)
+        whole = lore.rank(query_emb=Q, cand_emb=C, mask=mask)
     monkeypatch.setattr(dq_lore, "_SCRATCH", 1)
     for mine, theirs in zip(lore.rank(Q, C, mask=mask.int()), whole, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -264,7 +264,7 @@ def test_bad_calls(unchecked):
         with pytest.raises(ValueError, match=words):
             LoReReranker(**options)
     lore = LoReReranker(1)
-    with pytest.raises(ValueError, match=r"query of shape \(4,\) and candidates of shape \(3, 5\) do not fit"):
+    with pytest.raises(ValueError, match=r"query_emb of shape \(4,\) and cand_emb of shape \(3, 5\) do not fit"):
         lore.rank(X[0], np.ones((3, 5)))
     with pytest.raises(ValueError, match="no candidates"):
         lore.rank(X[0], X[:0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,8 @@ def test_agrees_with_the_original(case):
     tolerance = {"rtol": case.spec["tolerance"], "atol": case.spec["tolerance"]}
 
     q, contexts = known["nll_q"].clone().requires_grad_(), known["nll_ctx"].clone().requires_grad_()
-    loss, logits = contrastive_exemplar_loss(q, contexts, known["nll_ctx_indices"], known["nll_labels"])
+    places = {"ctx_indices": known["nll_ctx_indices"], "labels": known["nll_labels"]}
+    loss, logits = contrastive_exemplar_loss(q=q, ctx=contexts, **places)
     loss.backward()
     torch.testing.assert_close(loss.detach(), known["nll_loss"].squeeze(), **tolerance)
     torch.testing.assert_close(logits.detach(), known["nll_logits"], **tolerance)
@@ -47,10 +49,29 @@ def test_agrees_with_the_original(case):
     torch.testing.assert_close(mean_pool(known["pool_hidden"], known["pool_mask"]), known["pool_out"], **tolerance)
     query, reps = known["map_query"][0], known["map_reps"]
     torch.testing.assert_close(dpp_relevance(query, reps, config["scale_factor"]), known["map_rel"], **tolerance)
-    kernel = dpp_kernel(query, reps, config["scale_factor"])
+    kernel = dpp_kernel(query=query, cands=reps, scale=config["scale_factor"])
     torch.testing.assert_close(kernel, known["map_kernel"], **tolerance)
     selected = known["map_selected"].tolist()
-    assert greedy_map(kernel, len(selected)) == selected
+    assert greedy_map(kernel=kernel, n=len(selected)) == selected
+
+
+def test_arrays_are_taken_as_tensors_are():
+    rng = np.random.default_rng(0)
+    query, rows = rng.normal(size=(2, 4)), rng.normal(size=(2, 12, 4))[:, ::-2]
+    tensors = dpp_kernel(torch.from_numpy(query), torch.from_numpy(rows.copy()), 0.5)
+    arrays = dpp_kernel(query, rows, scale=0.5)
+    assert (type(arrays), arrays.dtype, arrays.shape) == (np.ndarray, np.float64, (2, 6, 6))
+    np.testing.assert_allclose(arrays, tensors.numpy())
+    np.testing.assert_allclose(dpp_relevance(query, rows) ** 2, dpp_kernel(query, rows).diagonal(0, 1, 2))
+    assert greedy_map(arrays[0], 3) == greedy_map(tensors[0], 3)
+    drawn = [k_dpp_sample(L, 3, torch.Generator().manual_seed(1)) for L in (arrays[1], tensors[1])]
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernel_of_half_precision_is_of_single(dtype):
+    query, rows = torch.randn(4).to(dtype), torch.randn(5, 4).to(dtype)
+    torch.testing.assert_close(dpp_kernel(query, rows), dpp_kernel(query.float(), rows.float()))
 
 
 def kernel(M=6, d=4, seed=0):
@@ -93,6 +114,13 @@ def test_equal_scores_have_a_finite_margin_loss():
 def test_bad_calls(unchecked):
     with pytest.raises(ValueError, match="scale=0 is not accepted"):
         dpp_kernel(torch.ones(2), torch.ones(3, 2), 0)
+    with pytest.raises(ValueError, match=r"query of shape \(3,\) and cands of shape \(3, 2\) do not fit"):
+        dpp_kernel(torch.ones(3), torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"cands\[1\] is not finite; leave it out"):
+        dpp_kernel(np.ones(2), np.array([[1, 1], [np.nan, 1], [1, 1]]))
+    assert greedy_map(torch.ones(0, 0), 1) == []
+    with pytest.raises(ValueError, match="n=1 is above the kernel's rank of 0"):
+        k_dpp_sample(torch.ones(0, 0), 1)
     with pytest.raises(ValueError, match=r"shape \(2, 3\); a square matrix"):
         greedy_map(torch.ones(2, 3), 1)
     with pytest.raises(ValueError, match="n=0"):

@@ -6,6 +6,9 @@ s_i = (1 + cos(q, e_i)) / 2 (Ye et al. 2023, "Compositional Exemplars for In-con
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,52 +16,40 @@ from torch.nn.functional import normalize
 
 from fullrank.search.run import at_least_one
 
+Array = TypeVar("Array", Tensor, np.ndarray)
 _EPS = 1e-10
 
 
-def dpp_relevance(
-    query: Float[Tensor, "*batch d"],
-    candidates: Float[Tensor, "*batch M d"],
-    scale: float = 0.1,
-    unit_length: bool = False,
-) -> Float[Tensor, "*batch M"]:
-    """r: relevance of every candidate for the query, 1 for the most relevant one; see `dpp_kernel`.
+def dpp_relevance(query: Array, cands: Array, scale: float = 0.1, unit_length: bool = False) -> Array:
+    """r, (*batch, M): relevance of every candidate for the query, 1 for the most relevant one; see `dpp_kernel`.
 
     Raises:
-        ValueError: scale is not positive.
+        ValueError: see `dpp_kernel`.
     """
-    if not scale > 0:
-        raise ValueError(f"scale={scale} is not accepted; it is positive, by custom 0.1")
-    if not unit_length:
-        query, candidates = normalize(query, dim=-1), normalize(candidates, dim=-1)
-    cosine = (candidates * query.unsqueeze(-2)).sum(-1)
-    similarity = (1 + cosine) / 2
-    return torch.exp((similarity - similarity.amax(-1, keepdim=True)) / (2 * scale))
+    return _as_came(_relevance(*_unit(query, cands, unit_length), scale), cands)
 
 
-def dpp_kernel(
-    query: Float[Tensor, "*batch d"],
-    candidates: Float[Tensor, "*batch M d"],
-    scale: float = 0.1,
-    unit_length: bool = False,
-) -> Float[Tensor, "*batch M M"]:
-    """L = r S r^T.
+def dpp_kernel(query: Array, cands: Array, scale: float = 0.1, unit_length: bool = False) -> Array:
+    """L = r S r^T, (*batch, M, M).
 
     Args:
-        query: one vector for every set of candidates.
-        candidates: their vectors.
+        query: (*batch, d), one vector for every set of candidates; numpy or torch.
+        cands: (*batch, M, d), the candidates' vectors.
         scale: the smaller, the more relevance counts against variety.
         unit_length: the vectors have unit length already, as those of CEIL's encoder; they are taken as they are.
 
+    Returns:
+        An array or a tensor, as the candidates came; at least of single precision.
+
     Raises:
-        ValueError: scale is not positive.
+        ValueError: scale is not positive, or vectors that do not fit each other or are not finite.
     """
-    r = dpp_relevance(query, candidates, scale, unit_length)
-    unit = candidates if unit_length else normalize(candidates, dim=-1)
-    return r.unsqueeze(-1) * (1 + unit @ unit.mT) / 2 * r.unsqueeze(-2)
+    q, C = _unit(query, cands, unit_length)
+    r = _relevance(q, C, scale)
+    return _as_came(r.unsqueeze(-1) * (1 + C @ C.mT) / 2 * r.unsqueeze(-2), cands)
 
 
-def greedy_map(kernel: Float[Tensor, "M M"], n: int) -> list[int]:
+def greedy_map(kernel: Float[Tensor, "M M"] | Float[np.ndarray, "M M"], n: int) -> list[int]:
     """The likeliest set, greedily: O(n M) a step by updates of a Cholesky factor (Chen, Zhang and Zhou 2018).
 
     Args:
@@ -71,8 +62,7 @@ def greedy_map(kernel: Float[Tensor, "M M"], n: int) -> list[int]:
     Raises:
         ValueError: n below 1, or a kernel that is not square or not finite.
     """
-    _check(kernel, n)
-    L = kernel.detach().double()
+    L = _checked(kernel, n)
     rows = torch.zeros(min(n, len(L)), len(L), dtype=L.dtype)  # of the Cholesky factor, one a step
     gain = L.diagonal().clone()
     chosen: list[int] = []
@@ -89,21 +79,22 @@ def greedy_map(kernel: Float[Tensor, "M M"], n: int) -> list[int]:
     return chosen
 
 
-def k_dpp_sample(kernel: Float[Tensor, "M M"], n: int, generator: torch.Generator | None = None) -> list[int]:
+def k_dpp_sample(
+    kernel: Float[Tensor, "M M"] | Float[np.ndarray, "M M"], n: int, generator: torch.Generator | None = None
+) -> list[int]:
     """A random set of n items, with probability proportional to the determinant of its kernel (Kulesza, Taskar 2011).
 
     Args:
         kernel: L, symmetric and positive semi-definite.
         n: size of the set.
-        generator: of the random numbers.
+        generator: of the random numbers, on the CPU.
 
     Raises:
         ValueError: n below 1 or above the kernel's rank, or a kernel that is not square or not finite.
     """
-    _check(kernel, n)
-    values, vectors = torch.linalg.eigh(kernel.detach().double())
+    values, vectors = torch.linalg.eigh(_checked(kernel, n))
     values = values.clamp(min=0)
-    rank = int((values > _EPS * values.max()).sum())
+    rank = int((values > _EPS * values[-1:]).sum())
     if n > rank:
         raise ValueError(f"n={n} is above the kernel's rank of {rank}: no set of that size has a volume")
     V = vectors[:, _elementary_choice(values, n, generator)]
@@ -152,10 +143,50 @@ def _without(V: Float[Tensor, "M n"], item: int) -> Tensor:
     return torch.linalg.qr(reduced).Q
 
 
-def _check(kernel: Tensor, n: int) -> None:
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
-        raise ValueError(f"kernel has shape {tuple(kernel.shape)}; a square matrix is needed")
-    bad = (~kernel.isfinite()).any(1).nonzero()
+def _checked(kernel: Any, n: int) -> Tensor:
+    """A kernel in double precision, on the CPU: what follows are small steps, one after another."""
+    if len(np.shape(kernel)) != 2 or len(kernel) != kernel.shape[1]:
+        raise ValueError(f"kernel has shape {tuple(np.shape(kernel))}; a square matrix is needed")
+    L = _tensor(kernel).detach().double().cpu()
+    bad = (~L.isfinite()).any(1).nonzero()
     if len(bad):
         raise ValueError(f"row {int(bad[0])} of the kernel is not finite; leave that item out")
     at_least_one(n, "n")
+    return L
+
+
+def _unit(query: Any, cands: Any, unit_length: bool) -> tuple[Tensor, Tensor]:
+    """Vectors at unit length."""
+    q, C = _tensor(query), _tensor(cands)
+    if C.ndim < 2 or q.shape[-1:] != C.shape[-1:]:
+        raise ValueError(
+            f"query of shape {tuple(q.shape)} and cands of shape {tuple(C.shape)} do not fit: (*batch, d) and "
+            f"(*batch, M, d) are needed"
+        )
+    if unit_length:
+        return q, C
+    for name, rows in (("query", q), ("cands", C)):
+        bad = (~rows.isfinite()).any(-1).nonzero()
+        if len(bad):
+            raise ValueError(f"{name}{bad[0].tolist() or ''} is not finite; leave it out")
+    return normalize(q, dim=-1), normalize(C, dim=-1)
+
+
+def _relevance(
+    query: Float[Tensor, "*batch d"], cands: Float[Tensor, "*batch M d"], scale: float
+) -> Float[Tensor, "*batch M"]:
+    """See `dpp_relevance`; vectors of unit length."""
+    if not scale > 0:
+        raise ValueError(f"scale={scale} is not accepted; it is positive, by custom 0.1")
+    similarity = (1 + (cands * query.unsqueeze(-2)).sum(-1)) / 2
+    return torch.exp((similarity - similarity.amax(-1, keepdim=True)) / (2 * scale))
+
+
+def _tensor(X: Any) -> Tensor:
+    """At least float32."""
+    tensor = X if isinstance(X, Tensor) else torch.from_numpy(np.require(X, requirements=("C", "W")))
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _as_came(result: Tensor, given: Any) -> Any:
+    return result if isinstance(given, Tensor) else result.detach().cpu().numpy()

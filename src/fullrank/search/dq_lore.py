@@ -68,12 +68,12 @@ class LoReReranker:
         self.explained_variance_ratio_: Any = None
         self._told: set[str] = set()
 
-    def rank(self, query: Any, candidates: Any, k: int | None = None, mask: Any = None) -> tuple[Any, Any]:
+    def rank(self, query_emb: Any, cand_emb: Any, k: int | None = None, mask: Any = None) -> tuple[Any, Any]:
         """Candidates in order, best first.
 
         Args:
-            query: (d,), or (batch, d).
-            candidates: (M, d), or (batch, M, d); numpy or torch.
+            query_emb: (d,), or (batch, d).
+            cand_emb: (M, d), or (batch, M, d); numpy or torch.
             k: how many at most; default all.
             mask: (batch, M), False where there is no candidate; those come last, with a score of -inf, and what their
                 rows hold does not matter.
@@ -88,8 +88,8 @@ class LoReReranker:
         """
         if k is not None:
             at_least_one(k)
-        arrays = not isinstance(query, Tensor)
-        Q, C, valid, single = _batched(query, candidates, mask)
+        arrays = not isinstance(query_emb, Tensor)
+        Q, C, valid, single = _batched(query_emb, cand_emb, mask)
         if self.n_components is not None and self.n_components >= min(C.shape[1:]) > 1:
             self._tell(
                 "components",
@@ -225,7 +225,7 @@ def _batched(query: Any, candidates: Any, mask: Any) -> tuple[Tensor, Tensor, Te
     Q, C = (Q.unsqueeze(0), C.unsqueeze(0)) if single else (Q, C)
     if Q.ndim != 2 or C.ndim != 3 or len(Q) != len(C) or Q.shape[-1] != C.shape[-1]:
         raise ValueError(
-            f"query of shape {tuple(np.shape(query))} and candidates of shape {tuple(np.shape(candidates))} do not "
+            f"query_emb of shape {tuple(np.shape(query))} and cand_emb of shape {tuple(np.shape(candidates))} do not "
             "fit: (d,) and (M, d), or (batch, d) and (batch, M, d)"
         )
     if C.shape[1] == 0:

@@ -21,17 +21,17 @@ def mean_pool(
 
 
 def contrastive_exemplar_loss(
-    queries: Float[Tensor, "batch d"],
-    contexts: Float[Tensor, "contexts d"],
+    q: Float[Tensor, "batch d"],
+    ctx: Float[Tensor, "contexts d"],
     ctx_indices: Int[Tensor, "samples 1"] | Int[Tensor, " samples"],
     labels: Int[Tensor, " batch"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch contexts"]]:
     """L = -1/B sum_i log( exp(q_i . e_i+) / sum_c exp(q_i . c) ), over all contexts of the batch.
 
     Args:
-        queries: encoded questions with their solutions.
-        contexts: encoded exemplars, each once: positives and hard negatives of all questions.
-        ctx_indices: row in `contexts` of every positive and negative that was drawn.
+        q: encoded questions with their solutions.
+        ctx: encoded exemplars, each once: positives and hard negatives of all questions.
+        ctx_indices: row in `ctx` of every positive and negative that was drawn.
         labels: which entry of `ctx_indices` is every question's positive.
 
     Returns:
@@ -42,8 +42,8 @@ def contrastive_exemplar_loss(
     """
     drawn = ctx_indices.flatten()
     _check_places("labels", labels, len(drawn), "ctx_indices")
-    _check_places("ctx_indices", drawn, len(contexts), "contexts")
-    logits = queries @ contexts.mT
+    _check_places("ctx_indices", drawn, len(ctx), "contexts")
+    logits = q @ ctx.mT
     return functional.cross_entropy(logits, drawn[labels]), logits
 
 
