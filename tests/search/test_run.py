@@ -226,3 +226,20 @@ def test_tables_that_are_none():
     table["score"] = [1.0, math.inf]
     with pytest.raises(ValueError, match="the score of 'b' is inf"):
         Run.from_dataframe(table)
+
+
+@pytest.mark.parametrize(("kind", "one", "two"), [(Run, 1.0, 2.0), (Qrels, 1, 2)])
+def test_what_is_made_of_a_run_is_one(kind, one, two):
+    first, second = kind({"a": {"x": one}, "b": {"y": one}}), kind({"b": {"z": two}})
+    merged = {"a": {"x": one}, "b": {"z": two}}
+    for made in (first | second, first | {"b": {"z": two}}, {"a": {"x": one}, "b": {}} | second):
+        assert (type(made), made) == (kind, merged)
+    numbers = first | {2: {7: one}}
+    assert numbers["2"] == {"7": one}
+    copied = first.copy()
+    copied["c"] = {}
+    assert (type(copied), "c" in first, list(first.to_trec())) == (kind, False, list(first.copy().to_trec()))
+    first |= {"b": {"z": two}}
+    assert (type(first), first) == (kind, merged)
+    with pytest.raises(TypeError):
+        first | 3

@@ -6,15 +6,40 @@ import math
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fullrank._files import write_text
 from fullrank._optional import require
 from fullrank.order import trec_order
 from fullrank.search import trec
 
+Value = TypeVar("Value", float, int)
+Kind = TypeVar("Kind", bound=dict[str, Any])
 
-class Run(dict[str, dict[str, float]]):
+
+class _ByQuery(dict[str, dict[str, Value]]):
+    """Numbers by document by query; what is made of one is one again."""
+
+    def copy(self: Kind) -> Kind:
+        """Another one of the same entries, which it shares as a dictionary's copy does."""
+        return _merged(type(self), self)
+
+    def __or__(self: Kind, other: Any) -> Kind:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return _merged(type(self), self, type(self)(other))
+
+    def __ror__(self: Kind, other: Any) -> Kind:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return _merged(type(self), type(self)(other), self)
+
+    def __ior__(self: Kind, other: Any) -> Kind:
+        self.update(type(self)(other))
+        return self
+
+
+class Run(_ByQuery[float]):
     """Scores by document by query: `run[query_id][doc_id]`. Higher is better.
 
     Order is that of trec_eval: by score as float32, descending; ties by document id, descending (by bytes).
@@ -113,7 +138,7 @@ class Run(dict[str, dict[str, float]]):
         ]
 
 
-class Qrels(dict[str, dict[str, int]]):
+class Qrels(_ByQuery[int]):
     """Relevance grades by document by query: `qrels[query_id][doc_id]`. Negative grades mean junk, as in TREC.
 
     Args:
@@ -187,6 +212,13 @@ def at_least_one(count: int, name: str = "k") -> int:
     if count < 1:
         raise ValueError(f"{name}={count} is not accepted; at least 1 is needed")
     return count
+
+
+def _merged(kind: Callable[[], Kind], *parts: Mapping[str, Any]) -> Kind:
+    merged = kind()
+    for part in parts:
+        merged.update(part)
+    return merged
 
 
 def _normalised(
