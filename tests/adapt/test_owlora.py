@@ -629,6 +629,13 @@ def test_nothing_is_trained():
             ask()
 
 
+@pytest.mark.parametrize("field", ["r_pattern", "fused_groups"])
+def test_a_pattern_that_names_no_layer(field):
+    config = OWLoRAConfig(r=1, energy=0.3, target_modules=["0", "2"], **{field: {"2": 1, "qkv": 2}})
+    with pytest.warns(UserWarning, match=f"{field} names 'qkv', which is none of the layers that 'default' changes"):
+        get_peft_model(build("mlp"), config)
+
+
 def test_a_weight_that_is_not_finite():
     linear = nn.Linear(4, 4)
     linear.weight.data[1, 2] = torch.nan

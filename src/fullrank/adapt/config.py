@@ -69,6 +69,11 @@ class DeltaConfig(PeftConfig):
                 changes |= self.override(pattern, values[key])
         return self._with(changes) if changes else self
 
+    @property
+    def keyed(self) -> tuple[str, ...]:
+        """Names of the fields whose keys are names of layers."""
+        return tuple(self.patterns)
+
     def override(self, pattern: str, value: Any) -> dict[str, Any]:
         """The fields that a value of the pattern field `pattern` sets, with their values."""
         return {self.patterns[pattern]: value}

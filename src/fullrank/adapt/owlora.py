@@ -114,6 +114,11 @@ class OWLoRAConfig(DeltaConfig):
             raise ValueError(f"weight_init={self.weight_init}: use a finite number other than 0, which never trains")
         super().__post_init__()
 
+    @property
+    def keyed(self) -> tuple[str, ...]:
+        """Names of the fields whose keys are names of layers."""
+        return (*super().keyed, "fused_groups")
+
     def at(self, name: str) -> OWLoRAConfig:
         """The configuration of the layer `name`: `r_pattern` and `fused_groups` are applied."""
         config = cast(OWLoRAConfig, super().at(name))

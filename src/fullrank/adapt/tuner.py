@@ -20,6 +20,7 @@ from fullrank.adapt._peft import (
     BaseTuner,
     BaseTunerLayer,
     check_target_module_exists,
+    get_pattern_key,
     resolve_quantization_backend,
 )
 from fullrank.adapt.config import DeltaConfig
@@ -33,6 +34,8 @@ LAYERS: dict[type[nn.Module], type[DeltaLayer]] = {
     nn.Embedding: DeltaEmbedding,
     nn.Conv2d: DeltaConv2d,
 }
+
+_WARNED_OF_BY_PEFT = ("rank_pattern", "alpha_pattern")
 
 
 class DeltaModel(BaseTuner):
@@ -53,6 +56,22 @@ class DeltaModel(BaseTuner):
             for name, delta in module.deltas.items():
                 if adapter_name in (None, name):
                     yield cast(Delta, delta)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to the layers, and warn of keys of its patterns that name none; called by PEFT."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = cast(DeltaConfig, self.peft_config[adapter_name])
+        names = [delta.base.name for delta in self.deltas(adapter_name)]
+        for field in config.keyed:
+            if field in _WARNED_OF_BY_PEFT:
+                continue
+            keys = [key for key in getattr(config, field) if all(get_pattern_key([key], name) != key for name in names)]
+            if keys:
+                warnings.warn(
+                    f"{field} names {', '.join(map(repr, keys))}, which is none of the layers that {adapter_name!r} "
+                    "changes, and is ignored",
+                    stacklevel=2,
+                )
 
     def _prepare_adapter_config(self, peft_config: DeltaConfig, model_config: dict[str, Any]) -> PeftConfig:  # pyright: ignore[reportIncompatibleMethodOverride]
         by_default = peft_config.target_modules is None
