@@ -430,6 +430,15 @@ def test_more_amplitudes_than_cells():
         layer((7, 11), 8, init_locations="uniform")
 
 
+def test_warnings_of_a_second_adapter():
+    model = get_peft_model(nn.Sequential(nn.Linear(30, 40)), LocaConfig(n_frequency=4, target_modules=["0"]))
+    with (
+        pytest.warns(UserWarning, match="n_frequency=200 places, drawn independently, often coincide"),
+        pytest.warns(UserWarning, match="the places will never be trained: learn_location_steps=3 freezes them"),
+    ):
+        model.add_adapter("second", LocaConfig(n_frequency=200, learn_location_steps=3, target_modules=["0"]))
+
+
 def test_places_that_never_have_a_turn():
     with pytest.warns(UserWarning, match="the places will never be trained: learn_location_steps=10 freezes them"):
         layer((7, 11), 5, learn_location_steps=10)

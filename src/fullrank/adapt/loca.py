@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
-from peft import PeftConfig
 from peft.utils import TRANSFORMERS_MODELS_TO_FOURIERFT_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -276,11 +275,11 @@ class LocaTuner(AlternatingModel):
     def _loca(self, adapter_name: str | None) -> list[LocaDelta]:
         return [delta for delta in alternating_deltas(self.model, adapter_name) if isinstance(delta, LocaDelta)]
 
-    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
-        super()._post_injection_hook(model, config, adapter_name)
-        deltas = [d for d in alternating_deltas(model, adapter_name) if isinstance(d, LocaDelta)]
-        crowded = [d for d in deltas if len(d.spectrum) > _CROWDED * math.prod(d.series.shape)]
-        if crowded and cast(LocaConfig, config).init_locations == "uniform":
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to the layers, and warn of layers that its places crowd; called by PEFT."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        crowded = [d for d in self._loca(adapter_name) if len(d.spectrum) > _CROWDED * math.prod(d.series.shape)]
+        if crowded and crowded[0].placement == "uniform":
             warnings.warn(
                 f"n_frequency={len(crowded[0].spectrum)} places, drawn independently, often coincide among the "
                 f"{math.prod(crowded[0].series.shape)} cells of {crowded[0].base.name!r} ({len(crowded)} such layers): "

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal
 from weakref import WeakSet
 
 import torch
-from peft import PeftConfig
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import TrainerCallback
@@ -301,8 +300,9 @@ class AlternatingModel(DeltaModel):
             return delta.phase
         raise ValueError(f"adapter_name={adapter_name!r}: no layer carries it")
 
-    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
-        super()._post_injection_hook(model, config, adapter_name)
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to the layers, and warn of a schedule that never trains its places; called by PEFT."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
         schedule = next((delta.schedule for delta in alternating_deltas(model, adapter_name)), None)
         if schedule is not None:
             warn_of_short_learning(schedule, schedule.end(None))
