@@ -39,9 +39,12 @@ class CompressedQuantizer(HfQuantizer):
         config: Any = self.quantization_config
         layers = _for_backbone(model, config.layers)
         rebuild_layers(model, layers)
-        for name in layers:  # some models (T5) initialise the weights of the layers in a block: these have none
+        for name in layers:
             parent: Any = model.get_submodule(name.rpartition(".")[0])
-            parent._is_hf_initialized = True
+            # Some models (T5) initialise the weights of the layers in a block: these have none. Buffers that no file
+            # holds, such as BERT's position ids, have no other values than those that initialising gives them.
+            if not parent._non_persistent_buffers_set:
+                parent._is_hf_initialized = True
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> Any:
         """Yes: the layers' state is plain tensors."""
