@@ -56,6 +56,22 @@ def test_what_cannot_be_changed_is_left_with_its_reason():
     assert "normed" in selection.left
 
 
+class _Packed(torch.Tensor):
+    """As torchao's: a tensor that says it is of a floating-point dtype."""
+
+
+@pytest.mark.parametrize("method", ["svd", "snmf", "rtn"])
+def test_layers_that_others_quantised_are_left_with_their_reason(method):
+    model = mlp()
+    model[0] = type("Linear4bit", (nn.Linear,), {})(12, 16)
+    model[0].weight = nn.Parameter(torch.zeros(96, 1, dtype=torch.uint8), requires_grad=False)
+    model[2].weight = nn.Parameter(model[2].weight.detach().as_subclass(_Packed), requires_grad=False)
+    report = compress(model, method, copy_model=False, **{"group_size": -1} if method == "rtn" else {}).report
+    assert "its type is Linear4bit" in report.left["0"]
+    assert report.left["2"] == "it is quantised, its weight a _Packed: dequantise it first"
+    assert [layer.name for layer in report.layers] == ["4"]
+
+
 def test_nothing_to_compress_says_why():
     with pytest.raises(ValueError, match=r"no layer to compress for .*'nowhere'.* \(the model has 3 Linear"):
         select_layers(mlp(), ["nowhere"])

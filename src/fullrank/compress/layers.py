@@ -168,6 +168,8 @@ def _refusal(
         return "it is parametrised: remove the parametrisation first"
     if not module.weight.is_floating_point():
         return f"its weight is {str(module.weight.dtype).removeprefix('torch.')}: dequantise it first"
+    if quantised(module):
+        return f"it is quantised, its weight a {type(module.weight).__name__}: dequantise it first"
     if module.weight.is_meta:
         raise ValueError(f"{name} is on the meta device: load the model's weights first")
     if id(module.weight) in tied:
