@@ -142,6 +142,24 @@ def test_factors_that_were_compressed_in_their_turn_are_loaded(tmp_path):
             assert torch.equal(loaded.state_dict()[name], tensor)
 
 
+def test_layers_that_were_factorised_twice_are_saved_and_made_dense(tmp_path):
+    def skeleton():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(16, 32, 3, padding="same", dilation=2, padding_mode="reflect"),
+            nn.Conv2d(32, 24, 3, 2, bias=False), nn.Flatten(), nn.Linear(24 * 9, 64),
+        )  # fmt: skip
+
+    model, x = skeleton(), torch.randn(2, 16, 8, 8)
+    for times in range(1, 4):
+        model = compress(model, rank_rule=RatioRank(0.8), target_modules="all").model
+        assert torch.equal(load(save(model, tmp_path / str(times)), skeleton=skeleton())(x), model(x))
+    inner = model[0].first.first
+    assert (type(inner), inner.padding, inner.dilation) == (LowRankConv2d, "same", (2, 2))
+    dense = nn.Sequential(model[0].to_conv(), model[1].to_conv(), model[2], model[3].to_linear())
+    torch.testing.assert_close(dense(x), model(x), rtol=1e-3, atol=1e-4)
+
+
 def test_another_module_is_loaded_into_its_skeleton(tmp_path):
     small = compress(convolutional(), "svd", target_modules="all").model
     folder = save(small, tmp_path / "small")

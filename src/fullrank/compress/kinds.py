@@ -129,18 +129,17 @@ def _describe_embedding(layer: LowRankEmbedding) -> Description:
 
 
 def _describe_convolution(layer: Any) -> Description:
-    first = layer.first
     return {
         "in_channels": layer.in_channels,
         "out_channels": layer.out_channels,
         "rank": layer.rank,
-        "kernel_size": list(first.kernel_size),
-        "stride": list(first.stride),
-        "padding": first.padding if isinstance(first.padding, str) else list(first.padding),
-        "dilation": list(first.dilation),
-        "groups": first.groups,
+        "kernel_size": list(layer.kernel_size),
+        "stride": list(layer.stride),
+        "padding": layer.padding if isinstance(layer.padding, str) else list(layer.padding),
+        "dilation": list(layer.dilation),
+        "groups": layer.groups,
         "bias": layer.bias is not None,
-        "padding_mode": first.padding_mode,
+        "padding_mode": layer.padding_mode,
     }
 
 

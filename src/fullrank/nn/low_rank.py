@@ -53,7 +53,7 @@ class LowRankLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_rank(rank)
+        rank = check_rank(rank)
         self.first = nn.Linear(in_features, rank, bias=False, device=device, dtype=dtype)
         self.second = nn.Linear(rank, out_features, bias=bias, device=device, dtype=dtype)
 
@@ -146,19 +146,19 @@ class LowRankLinear(nn.Module):
 
     def to_linear(self) -> nn.Linear:
         """The product as one dense layer."""
-        weight = self.second.weight
+        weight = self.weight().detach()
         dense = nn.Linear(
             self.in_features, self.out_features, bias=self.bias is not None, device=weight.device, dtype=weight.dtype
         )
         with torch.no_grad():
-            dense.weight.copy_(self.weight())
+            dense.weight.copy_(weight)
             if self.bias is not None:
                 dense.bias.copy_(self.bias)
-        return dense.requires_grad_(weight.requires_grad).train(self.training)
+        return dense.requires_grad_(_trains(self)).train(self.training)
 
     def weight(self) -> Float[Tensor, "out in"]:
         """B A."""
-        return self.second.weight @ self.first.weight
+        return _weight(self.second) @ _weight(self.first)
 
     def delta(self, dense: nn.Linear) -> Float[Tensor, "out in"]:
         """What this layer's weight lacks of a dense layer's: W - B A.
@@ -213,7 +213,7 @@ class LowRankConvolution(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_rank(rank)
+        rank = check_rank(rank)
         if rank % groups:
             raise ValueError(f"rank={rank} is no multiple of groups={groups}: use {math.ceil(rank / groups) * groups}")
         convolution: Any = _CONVOLUTIONS[self.axes]
@@ -242,6 +242,36 @@ class LowRankConvolution(nn.Module):
     def bias(self) -> Tensor | None:
         """Bias of the output channels, or None."""
         return self.second.bias
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Of the first convolution, like the options that follow."""
+        return self.first.kernel_size
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Steps between positions."""
+        return self.first.stride
+
+    @property
+    def padding(self) -> tuple[int, ...] | str:
+        """Around the input."""
+        return self.first.padding
+
+    @property
+    def dilation(self) -> tuple[int, ...]:
+        """Steps between entries of the kernel."""
+        return self.first.dilation
+
+    @property
+    def groups(self) -> int:
+        """That do not mix in the first convolution."""
+        return self.first.groups
+
+    @property
+    def padding_mode(self) -> str:
+        """What the padding is filled with."""
+        return self.first.padding_mode
 
     @property
     def ced_unit(self) -> nn.Sequential:
@@ -322,6 +352,7 @@ class LowRankConvolution(nn.Module):
         first = self.first
         if first.groups > 1:
             raise ValueError(f"groups={first.groups}: the second convolution mixes the groups, no dense one does both")
+        weight = self.weight().detach()
         convolution: Any = _CONVOLUTIONS[self.axes]
         dense = convolution(
             self.in_channels,
@@ -332,19 +363,19 @@ class LowRankConvolution(nn.Module):
             first.dilation,
             bias=self.bias is not None,
             padding_mode=first.padding_mode,
-            device=first.weight.device,
-            dtype=first.weight.dtype,
+            device=weight.device,
+            dtype=weight.dtype,
         )
         with torch.no_grad():
-            dense.weight.copy_(self.weight())
+            dense.weight.copy_(weight)
             if self.bias is not None:
                 dense.bias.copy_(self.bias)
-        return dense.requires_grad_(first.weight.requires_grad).train(self.training)
+        return dense.requires_grad_(_trains(self)).train(self.training)
 
     def weight(self) -> Tensor:
         """The kernel of the product, (out, in, ...)."""
-        product = self.second.weight.flatten(1) @ self.first.weight.flatten(1)
-        return product.view(self.out_channels, *self.first.weight.shape[1:])
+        first, second = _weight(self.first), _weight(self.second)
+        return (second.flatten(1) @ first.flatten(1)).view(self.out_channels, *first.shape[1:])
 
     def extra_repr(self) -> str:
         """Sizes, as torch prints them."""
@@ -369,6 +400,15 @@ class LowRankConv3d(LowRankConvolution):
     axes = 3
 
 
+def _weight(factor: Any) -> Tensor:
+    """The weight of a factor, which may be factorised in its turn."""
+    return factor.weight() if isinstance(factor, LowRankLinear | LowRankConvolution) else factor.weight
+
+
+def _trains(layer: nn.Module) -> bool:
+    return next(layer.parameters()).requires_grad
+
+
 def split_factors(factors: SVD, split: Split = "left") -> tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]:
     """A and B of W ≈ B A from the factors of W (out, in).
 
@@ -390,7 +430,8 @@ def split_factors(factors: SVD, split: Split = "left") -> tuple[Float[Tensor, "r
     raise ValueError(f"split={split!r} is not known; accepted: 'left', 'right', 'balanced'")
 
 
-def check_rank(rank: int) -> None:
-    """Raise ValueError for a rank that is no whole number, or below 1."""
+def check_rank(rank: int) -> int:
+    """The rank as an int; a ValueError for one that is no whole number, or below 1."""
     if isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1:
         raise ValueError(f"rank={rank!r}: a layer needs a whole rank of at least 1")
+    return int(rank)

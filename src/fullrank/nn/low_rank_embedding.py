@@ -44,7 +44,7 @@ class LowRankEmbedding(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_rank(rank)
+        rank = check_rank(rank)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.first = nn.Embedding(
             num_embeddings, rank, padding_idx, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse, **place
