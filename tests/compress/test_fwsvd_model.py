@@ -2,6 +2,7 @@ import copy
 import logging
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -110,6 +111,9 @@ def test_rivals_are_one_argument_away(method):
 
 def test_every_layer_has_its_own_rank():
     model = mlp()
+    of_numpy = FWSVDConfig(param_ratio=np.float32(0.5), rank=np.int64(2), rank_pattern={"2": np.int16(5)}, eps=0)
+    small = compress_low_rank(model, of_numpy, _sums(model), copy=True)
+    assert [row.rank for row in small.low_rank_report().layers] == [2, 5, 2]
     config = FWSVDConfig(param_ratio=0.6, rank_pattern={"2": 5})
     small = compress_low_rank(model, config, _sums(model), copy=True)
     assert [row.rank for row in small.low_rank_report().layers] == [4, 5, 2]  # floor(0.6 * in * out / (in + out))

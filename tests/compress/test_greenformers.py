@@ -1,6 +1,7 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -184,6 +185,19 @@ def test_the_librarys_names_and_order_of_arguments_are_kept():
     assert set(led.state_dict()) == {"first.weight", "second.weight", "second.bias"}
 
 
+def test_ranks_of_numpy_are_numbers(unchecked):
+    for rank in (np.int64(3), np.int8(3), np.float64(3.0), np.float32(3.0)):
+        assert factor_rank(64, 64, rank) == 3
+        assert type(factor_rank(64, 64, rank)) is int
+    assert factor_rank(64, 64, np.float32(0.5), rank_multiple_of=np.int64(4)) == 16
+    factored = auto_fact(mlp(), np.int64(3), "snmf", np.int64(5), deepcopy=True)
+    assert [factored[index].rank for index in (0, 2)] == [3, 3]
+    assert type(LED(8, 8, np.int64(2)).rank) is int
+    for rank in (np.int64(0), np.float64(1.0), np.float32("nan"), np.bool_(True)):
+        with pytest.raises(ValueError, match="rank="):
+            auto_fact(mlp(), rank)
+
+
 def test_ranks_of_fractions_are_rounded_down_to_a_multiple():
     assert factor_rank(768, 768, 0.4) == 153
     assert factor_rank(768, 768, 0.4, rank_multiple_of=8) == 152
@@ -305,3 +319,5 @@ def test_a_compressed_embedding_loads_without_the_original(tmp_path):
     again = load(tmp_path / "small").eval()
     assert isinstance(again.bert.embeddings.word_embeddings, LowRankEmbedding)
     torch.testing.assert_close(again(ids).logits, result.model.eval()(ids).logits)
+    for name, buffer in again.named_buffers():  # some are in no file
+        assert torch.equal(buffer, result.model.get_buffer(name))

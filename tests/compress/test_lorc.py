@@ -1,6 +1,7 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -173,6 +174,7 @@ def test_patterns_give_layers_their_own_bits_and_ranks():
     small = quantize_lorc(mlp(), config)
     assert [(small[place].bits, small[place].rank) for place in (0, 2, 4)] == [(8, 2), (4, 0), (4, 3)]
     names = LoRCConfig(rank_pattern={r"layer\.1\..*": 5})
+    assert LoRCConfig(rank=np.int64(8), rank_pattern={r"layer\.1\..*": np.int16(5)}).to_dict() == names.to_dict()
     assert [names.rank_of(f"bert.layer.{layer}.dense") for layer in (0, 1)] == [8, 5]
 
 

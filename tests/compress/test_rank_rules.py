@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,6 +32,23 @@ def test_energy_and_effective_rank_are_the_spectrums():
     assert EffectiveRank(0.5).ranks([layer])["a"] == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (FixedRank(np.int64(4)), FixedRank(4)),
+        (RatioRank(np.float64(0.5), np.int32(2)), RatioRank(0.5, 2)),
+        (EnergyRank(np.float32(0.5)), EnergyRank(0.5)),
+        (EffectiveRank(np.int8(2)), EffectiveRank(2)),
+        (BudgetRank(keep=np.float32(0.5)), BudgetRank(keep=0.5)),
+        (BudgetRank(parameters=np.int64(60)), BudgetRank(parameters=60)),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_numbers_of_numpy_are_numbers(given, wanted):
+    assert repr(given) == repr(wanted)
+    assert given.ranks([_layer()]) == wanted.ranks([_layer()])
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     keep=st.floats(0.3, 1.0),
@@ -60,6 +78,9 @@ def test_a_budget_of_everything_leaves_all_layers_dense():
     ("make", "message"),
     [
         (lambda: FixedRank(0), "rank=0"),
+        (lambda: FixedRank(np.int64(0)), "rank=0"),
+        (lambda: FixedRank(np.float64(4.0)), "rank=4.0: .* a whole number"),
+        (lambda: FixedRank(np.bool_(True)), "a whole number"),
         (lambda: FixedRank(2.5), "rank=2.5: .* a whole number"),
         (lambda: EffectiveRank(float("inf")), "times=inf"),
         (lambda: BudgetRank(parameters=0.5), "parameters=0.5: .* keep= takes a share"),

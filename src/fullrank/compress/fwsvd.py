@@ -18,6 +18,7 @@ from torch import Tensor
 from fullrank.compress.layers import Layer
 from fullrank.compress.low_rank import LowRankMethod, Weighting
 from fullrank.compress.method import Job
+from fullrank.compress.plain_numbers import Number
 from fullrank.compress.rank_rules import RankRule
 from fullrank.compress.statistics import LayerStatistics, Wanted
 
@@ -52,7 +53,7 @@ class FWSVDMethod(LowRankMethod):
         self,
         rank_rule: RankRule | None = None,
         weight_side: Side = "input",
-        eps: int | float = 1e-6,
+        eps: Number = 1e-6,
         eps_mode: EpsMode = "mean",
         fisher: Mapping[str, Any] | None = None,
         **options: Any,
@@ -63,7 +64,7 @@ class FWSVDMethod(LowRankMethod):
         fisher_scale(torch.ones(1), eps, eps_mode)  # refuses a bad damping before any data is read
         self.weight_side: Side = weight_side
         self.eps_mode: EpsMode = eps_mode
-        self.eps, self.fisher = eps, fisher
+        self.eps, self.fisher = float(eps), fisher
         self.needs: tuple[Wanted, ...] = _NEEDS[weight_side]
 
     def weighting(self, layer: Layer, statistics: LayerStatistics) -> Weighting:
@@ -118,7 +119,7 @@ class FWSVDMethod(LowRankMethod):
 
 
 def fisher_scale(
-    fisher: Float[Tensor, "n"], eps: int | float = 1e-6, eps_mode: EpsMode = "mean", name: str = "fisher"
+    fisher: Float[Tensor, "n"], eps: Number = 1e-6, eps_mode: EpsMode = "mean", name: str = "fisher"
 ) -> Float[Tensor, "n"]:
     """sqrt(f + eps * mean(f)) of Fisher sums; ones where all are zero, with a warning.
 
@@ -144,4 +145,4 @@ def fisher_scale(
     if reference == 0:
         warnings.warn(f"no gradient reached {name}: it is factorised by plain SVD", stacklevel=2)
         return torch.ones_like(sums)
-    return (sums + eps * reference).sqrt()
+    return (sums + float(eps) * reference).sqrt()

@@ -23,6 +23,7 @@ from fullrank.compress.compressing import compress
 from fullrank.compress.fwsvd import EpsMode, FWSVDMethod, Side, fisher_scale
 from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Targets, matches, quantised, select_layers, shared_weights
 from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, OnFactors, SVDMethod, WhiteningMethod
+from fullrank.compress.plain_numbers import Number, Whole, is_whole, make_plain
 from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
 from fullrank.compress.report import CompressionReport
 from fullrank.compress.statistics import FisherKind, SampleLosses, Wanted, collect_statistics
@@ -66,18 +67,19 @@ class FWSVDConfig:
 
     target_modules: Targets = "all-linear"
     exclude_modules: Targets = ("classifier", "pooler")
-    param_ratio: int | float = 0.5
-    rank: int | None = None
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    param_ratio: Number = 0.5
+    rank: Whole | None = None
+    rank_pattern: Mapping[str, Whole] = field(default_factory=dict)
     weight_side: Side = "input"
-    eps: int | float = 1e-6
+    eps: Number = 1e-6
     split: Split = "left"
     min_saving: bool | Literal["raise"] = True
     eps_mode: EpsMode = "mean"
-    rank_multiple_of: int = 1
+    rank_multiple_of: Whole = 1
     allow_untie: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if not 0 < self.param_ratio <= 1:
             raise ValueError(f"param_ratio={self.param_ratio}: a share in (0, 1] is accepted, such as 0.5")
         accepted = {"weight_side": get_args(Side), "split": get_args(Split), "min_saving": (True, "raise")}
@@ -236,12 +238,12 @@ class _ConfiguredRank(RankRule):
         rank = next(given, config.rank)
         if rank is None:
             return max(RatioRank(config.param_ratio, config.rank_multiple_of).rank(layer), 1)
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full:
+        if not is_whole(rank, 1) or rank > full:
             raise ValueError(
                 f"{layer.name}: rank={rank!r} does not fit its shape {(layer.rows, layer.columns)}: 1 to {full} is "
                 "accepted"
             )
-        return rank
+        return int(rank)
 
 
 def _report(report: CompressionReport) -> CompressionReport:

@@ -30,6 +30,7 @@ from fullrank.compress.layers import (
     shared_weights,
 )
 from fullrank.compress.method import Job, Method, Replaced, Step, relative_error
+from fullrank.compress.plain_numbers import Number, Whole, is_whole, plain
 from fullrank.compress.rank_rules import LayerSpectrum, RankRule, rule_of
 from fullrank.linalg import require_finite
 from fullrank.nn import LowRankConv1d, LowRankConv2d, LowRankConv3d, LowRankEmbedding, LowRankLinear
@@ -81,11 +82,11 @@ def CED(
 def factor_rank(
     in_features: int,
     out_features: int,
-    rank: int | float,
+    rank: Number,
     kernel: int = 1,
     groups: int = 1,
     rank_rule: RankLimit = "params",
-    rank_multiple_of: int = 1,
+    rank_multiple_of: Whole = 1,
 ) -> int | None:
     """The rank that `auto_fact` gives a layer; None where it stays dense.
 
@@ -102,7 +103,7 @@ def factor_rank(
     Raises:
         ValueError: a rank that is neither, or a multiple below 1.
     """
-    check_rank(rank)
+    rank, rank_multiple_of = check_rank(rank), plain(rank_multiple_of)
     if rank_multiple_of < 1:
         raise ValueError(f"rank_multiple_of={rank_multiple_of}: 1 or more is accepted")
     inputs = in_features * kernel if rank_rule == "params" and groups == 1 else in_features
@@ -115,27 +116,29 @@ def factor_rank(
     return chosen if 0 < chosen < limit else None
 
 
-def check_rank(rank: Any) -> None:
-    """Raise ValueError unless it is a whole number of at least 1 or a fraction between 0 and 1."""
+def check_rank(rank: Any) -> int | float:
+    """The rank as a number of Python; a ValueError unless it is whole and at least 1, or a fraction between 0 and 1."""
+    rank = plain(rank)
     number = isinstance(rank, int | float) and not isinstance(rank, bool) and math.isfinite(rank)
     if not number or rank <= 0 or (isinstance(rank, float) and (rank == 1 or (rank > 1 and rank != int(rank)))):
         raise ValueError(
             f"rank={rank!r}: a whole number is an absolute rank, a number between 0 and 1 a fraction of the break-even "
             "rank; for rank one write 1, not 1.0"
         )
+    return rank
 
 
 def auto_fact(
     module: nn.Module,
-    rank: int | float,
+    rank: Number,
     solver: str = "svd",
-    num_iter: int = 10,
+    num_iter: Whole = 10,
     submodules: Sequence[nn.Module | str] | nn.Module | str | None = None,
     deepcopy: bool = False,
     fact_led_unit: bool = False,
     *,
     rank_rule: RankLimit = "params",
-    rank_multiple_of: int = 1,
+    rank_multiple_of: Whole = 1,
     target_modules: Targets | None = None,
     exclude_modules: Targets = (),
     embeddings: bool = False,
@@ -169,10 +172,10 @@ def auto_fact(
             meta device or that are not finite, or negative ones with "nmf".
         TypeError: quantised weights, with their layer's class.
     """
-    check_rank(rank)
+    rank = check_rank(rank)
     if solver not in _ALL_SOLVERS:
         raise ValueError(f"solver={solver!r} is not known; accepted: {', '.join(map(repr, _ALL_SOLVERS))}")
-    if isinstance(num_iter, bool) or not isinstance(num_iter, int) or num_iter < 0:
+    if not is_whole(num_iter, 0):
         raise ValueError(f"num_iter={num_iter!r}: a whole number of rounds is accepted")
     chosen = _chosen(module, submodules)
     for name, part in module.named_modules():
@@ -183,7 +186,7 @@ def auto_fact(
     root = copy.deepcopy(module) if deepcopy else module
     generator = torch.Generator().manual_seed(seed)
     rank_of = partial(factor_rank, rank_rule=rank_rule, rank_multiple_of=rank_multiple_of)
-    factor = partial(_factored, rank=rank, rank_of=rank_of, solver=solver, num_iter=num_iter,
+    factor = partial(_factored, rank=rank, rank_of=rank_of, solver=solver, num_iter=int(num_iter),
                      oversample=oversample, generator=generator)  # fmt: skip
     kinds = _DENSE if embeddings else LINEAR + CONVOLUTIONS
     if type(root) in kinds:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fullrank.compress.layers import Targets
+from fullrank.compress.plain_numbers import Whole, is_whole, make_plain
 from fullrank.compress.quantization import Grid, GridName, QuantizedWeight, SymmetricMode, check_bits, wide
 from fullrank.compress.quantized_linear import Activations, Factors, LowRankDtype
 from fullrank.linalg import require_finite
@@ -63,13 +64,13 @@ class LoRCConfig:
     group_size: int = 128
     sym: bool = False
     quantizer: Quantizer = "rtn"
-    rank: int = 8
+    rank: Whole = 8
     scaling: Scaling = "none"
     lowrank_dtype: LowRankDtype = "int8"
     iterations: int = 1
     target_modules: Targets = "all-linear"
     exclude_modules: Targets = ("lm_head",)
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    rank_pattern: Mapping[str, Whole] = field(default_factory=dict)
     bits_pattern: Mapping[str, int] = field(default_factory=dict)
     grid: GridName = "standard"
     sym_mode: SymmetricMode = "absmax"
@@ -77,6 +78,7 @@ class LoRCConfig:
     activations: Activations = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         accepted = {
             "quantizer": get_args(Quantizer),
             "scaling": get_args(Scaling),
@@ -89,10 +91,10 @@ class LoRCConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is not known; accepted: {', '.join(map(str, values))}"
                 )
-        if not _whole(self.iterations, 1):
+        if not is_whole(self.iterations, 1):
             raise ValueError(f"iterations={self.iterations!r}: 1 (LoRC) or more is accepted")
         for rank in (self.rank, *self.rank_pattern.values()):
-            if not _whole(rank, 0):
+            if not is_whole(rank, 0):
                 raise ValueError(f"rank={rank!r}: 0 (no compensation) or more is accepted")
         for bits in self.bits_pattern.values():
             check_bits(bits)
@@ -105,7 +107,7 @@ class LoRCConfig:
 
     @property
     def _any_rank(self) -> bool:
-        return self.rank > 0 or any(rank > 0 for rank in self.rank_pattern.values())
+        return bool(self.rank > 0) or any(rank > 0 for rank in self.rank_pattern.values())
 
     def grid_of(self, layer: str) -> Grid:
         """The grid of a layer's weight."""
@@ -114,7 +116,7 @@ class LoRCConfig:
 
     def rank_of(self, layer: str) -> int:
         """The rank of a layer's compensation."""
-        return _patterned(self.rank_pattern, layer, self.rank)
+        return int(_patterned(self.rank_pattern, layer, self.rank))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-like."""
@@ -266,13 +268,9 @@ def _right(matrix: Tensor, scale: Tensor) -> Tensor:
     return matrix * scale if scale.ndim == 1 else matrix @ scale
 
 
-def _patterned(pattern: Mapping[str, int], layer: str, default: int) -> int:
+def _patterned(pattern: Mapping[str, Any], layer: str, default: Any) -> Any:
     """The value of the first key that a layer's name ends with or matches, as in PEFT."""
     return next((value for key, value in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", layer)), default)
-
-
-def _whole(number: Any, least: int) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= least
 
 
 def _check_weights(weight: Any, quantized_weight: Any, name: str) -> None:
@@ -293,7 +291,7 @@ def _check_weights(weight: Any, quantized_weight: Any, name: str) -> None:
 
 
 def _check_rank(rank: int, shape: Sequence[int], name: str) -> None:
-    if not _whole(rank, 0) or rank > min(shape):
+    if not is_whole(rank, 0) or rank > min(shape):
         raise ValueError(f"{name}: rank={rank!r} does not fit its shape {tuple(shape)}: 0 to {min(shape)} is accepted")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from fullrank.compress.plain_numbers import Number, Whole, is_whole, make_plain
 from fullrank.spectra import Spectrum
 from fullrank.spectra.ranks import break_even_rank
 
@@ -73,15 +74,16 @@ class FixedRank(RankRule):
         ValueError: below 1.
     """
 
-    value: int
+    value: Whole
 
     def __post_init__(self) -> None:
-        if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < 1:
+        make_plain(self)
+        if not is_whole(self.value, 1):
             raise ValueError(f"rank={self.value!r}: a rank of at least 1 is needed, a whole number")
 
     def rank(self, layer: LayerSpectrum) -> int:
         """`value`."""
-        return self.value
+        return int(self.value)
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,19 @@ class RatioRank(RankRule):
         ValueError: `keep` outside (0, 1], or `multiple_of` below 1.
     """
 
-    keep: float
-    multiple_of: int = 1
+    keep: Number
+    multiple_of: Whole = 1
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check_share("keep", self.keep)
         _check_multiple(self.multiple_of)
 
     def rank(self, layer: LayerSpectrum) -> int:
         """The rank of that share."""
         rank = math.floor(self.keep * layer.rows * layer.columns / (layer.rows + layer.columns))
-        return max(rank - rank % self.multiple_of, min(rank, self.multiple_of))
+        multiple = int(self.multiple_of)
+        return max(rank - rank % multiple, min(rank, multiple))
 
 
 @dataclass(frozen=True)
@@ -120,15 +124,16 @@ class EnergyRank(RankRule):
         ValueError: outside (0, 1].
     """
 
-    energy: float
+    energy: Number
     needs_spectra = True
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check_share("energy", self.energy)
 
     def rank(self, layer: LayerSpectrum) -> int:
         """The rank of that share."""
-        return int(layer.spectrum.energy_rank(self.energy))
+        return int(layer.spectrum.energy_rank(float(self.energy)))
 
 
 @dataclass(frozen=True)
@@ -142,10 +147,11 @@ class EffectiveRank(RankRule):
         ValueError: not positive.
     """
 
-    times: float = 1.0
+    times: Number = 1.0
     needs_spectra = True
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if not 0 < self.times < math.inf:
             raise ValueError(f"times={self.times}: a positive factor is needed")
 
@@ -170,11 +176,12 @@ class BudgetRank(RankRule):
         ValueError: neither or both, a share outside (0, 1], or a budget that rank 1 everywhere exceeds.
     """
 
-    keep: float | None = None
-    parameters: int | None = None
+    keep: Number | None = None
+    parameters: Whole | None = None
     needs_spectra = True
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if (self.keep is None) == (self.parameters is None):
             raise ValueError("BudgetRank takes either keep= (a share) or parameters= (a number)")
         if self.keep is not None:
@@ -213,7 +220,7 @@ class BudgetRank(RankRule):
 
     def _budget(self, layers: Sequence[LayerSpectrum]) -> int:
         if self.parameters is not None:
-            return self.parameters
+            return int(self.parameters)
         return math.floor((self.keep or 0) * sum(layer.rows * layer.columns for layer in layers))
 
 
@@ -244,11 +251,11 @@ def rule_of(rule: RankRule | None) -> RankRule:
     return rule
 
 
-def _check_share(name: str, share: float) -> None:
+def _check_share(name: str, share: Number) -> None:
     if not 0 < share <= 1:
         raise ValueError(f"{name}={share}: a share in (0, 1] is accepted, such as 0.5")
 
 
-def _check_multiple(multiple: int) -> None:
+def _check_multiple(multiple: Whole) -> None:
     if multiple < 1:
         raise ValueError(f"multiple_of={multiple}: 1 or more is accepted")

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fullrank.compress.layers import LINEAR, Layer, select_layers
+from fullrank.compress.plain_numbers import Number, is_whole, make_plain
 from fullrank.compress.subvectors import Axis, SubvectorLayout
 from fullrank.compress.vq_layers import Assign, Projection, VQLayer, VQSettings
 
@@ -54,7 +55,7 @@ class LR2VQConfig:
 
     subvector_size: Mapping[str, int] | int = field(default_factory=lambda: dict(_SIZES))
     k: int = 256
-    dim: int | float | Literal["auto"] = "auto"
+    dim: Number | Literal["auto"] = "auto"
     axis: Axis = "in"
     assign: Assign = "dkm"
     tau: float = 0.5
@@ -70,14 +71,15 @@ class LR2VQConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, k in {"k": self.k, **self.k_pattern}.items():
-            if not _whole(k, 2):
+            if not is_whole(k, 2):
                 raise ValueError(f"{name}={k!r}: at least 2 codewords are needed, a whole number")
         sizes = self.subvector_size if isinstance(self.subvector_size, Mapping) else {"": self.subvector_size}
         for kind, m in sizes.items():
-            if not _whole(m, 1):
+            if not is_whole(m, 1):
                 raise ValueError(f"subvector_size={m!r}{' for ' * bool(kind)}{kind}: 1 entry or more is accepted")
-        if not _whole(self.dkm_iters, 1):
+        if not is_whole(self.dkm_iters, 1):
             raise ValueError(f"dkm_iters={self.dkm_iters!r}: 1 round or more is accepted")
         for name, values in (("axis", Axis), ("assign", Assign), ("projection", Projection)):
             if getattr(self, name) not in get_args(values):
@@ -87,7 +89,7 @@ class LR2VQConfig:
         if isinstance(self.dim, str) and self.dim != "auto":
             raise ValueError(f"dim={self.dim!r}: a number of dimensions, a share of m such as 0.5, or 'auto'")
         share = isinstance(self.dim, float) and 0 < self.dim <= 1
-        if not isinstance(self.dim, str) and not share and not _whole(self.dim, 1):
+        if not isinstance(self.dim, str) and not share and not is_whole(self.dim, 1):
             raise ValueError(f"dim={self.dim}: d >= 1, or a share of m above 0.0 and up to 1.0 is accepted")
         if not 0 < self.tau_final <= self.tau:
             raise ValueError(f"tau={self.tau}, tau_final={self.tau_final}: tau >= tau_final > 0 is needed")
@@ -127,7 +129,7 @@ class LR2VQConfig:
         if self.projection == "none":
             return m
         share = 0.5 if self.dim == "auto" else self.dim
-        return max(1, int(share * m)) if isinstance(share, float) else share
+        return max(1, int(share * m)) if isinstance(share, float) else int(share)
 
     def _codewords(self, name: str, count: int) -> int:
         asked = next((k for pattern, k in self.k_pattern.items() if re.fullmatch(pattern, name)), self.k)
@@ -246,10 +248,6 @@ class _Block(NamedTuple):
     module: nn.Module
     layout: SubvectorLayout
     settings: VQSettings
-
-
-def _whole(number: Any, least: int) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= least
 
 
 def _layout(layer: Layer, settings: VQSettings) -> SubvectorLayout:
