@@ -1,6 +1,7 @@
 import copy
 import itertools
 import json
+import pickle
 import re
 
 import pytest
@@ -274,6 +275,56 @@ def test_two_convolutions_are_one_of_output_subvectors(options):
         VQConv2d.from_conv(_conv(), _settings()).to_convolutions()
 
 
+@pytest.mark.parametrize(("m", "axis"), [(9, "in"), (4, "out")])
+def test_every_group_of_a_convolution_can_have_its_own_projection(m, axis):
+    conv = _conv(8, 16, groups=4).double()
+    settings = _settings(m, 2, axis=axis, projection="group", codebook_dtype="float64")
+    layer = VQConv2d.from_conv(conv, settings)
+    parts = [SubvectorLayout((4, 2, 3, 3), m, axis).cut(part) for part in conv.weight.detach().chunk(4)]
+    best = [torch.linalg.svd(part, full_matrices=False) for part in parts]
+    wanted = [U[:, :2] * S[:2] @ V[:2] for U, S, V in best]
+    join = SubvectorLayout((4, 2, 3, 3), m, axis).join
+    torch.testing.assert_close(layer.weight.detach(), torch.cat([join(part) for part in wanted]))
+    shared = VQConv2d.from_conv(conv, _settings(m, 2, axis=axis, codebook_dtype="float64")).weight
+    assert (conv.weight - layer.weight).norm() < (conv.weight - shared).norm()
+    with torch.no_grad():
+        layer.projection.mul_(torch.tensor([3.0, 2.0]))
+    before = layer.weight.detach()
+    layer.cluster(_generator())  # which makes the projections orthonormal
+    for P in layer.projection.detach():
+        torch.testing.assert_close(P.mT @ P, torch.eye(2).double())
+    lost = functional.pdist(torch.stack([before.flatten(), layer.weight.detach().flatten()])).square()
+    vectors = torch.cat([part @ P for part, P in zip(
+        [SubvectorLayout((4, 2, 3, 3), m, axis).cut(part) for part in before.chunk(4)], layer.projection.detach(),
+        strict=True)])  # fmt: skip
+    assert float(lost) == pytest.approx(float(nearest(vectors, layer.codebook.detach()).distances.sum()), rel=1e-6)
+    layer.weight.square().sum().backward()
+    assert layer.projection.grad.shape == (4, m, 2)
+    soft = layer.weight.detach()
+    layer.harden().eval()
+    torch.testing.assert_close(layer.weight, soft)
+    x = torch.randn(2, 8, 5, 5).double()
+    torch.testing.assert_close(layer.decode()(x), layer(x))
+    if axis == "out":
+        torch.testing.assert_close(layer.to_convolutions()(x), layer(x))
+
+
+def test_projections_of_groups_are_saved_and_counted(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(8, 32, 3, groups=4), nn.Flatten(), nn.Linear(32 * 9, 32))
+
+    config = LR2VQConfig(k=8, dim=2, projection="group")
+    model = lr2vq.finalize(lr2vq.cluster(lr2vq.prepare(network(), config))).eval()
+    assert [tuple(model[place].projection.shape) for place in (0, 2)] == [(4, 9, 2), (4, 2)]
+    x = torch.randn(2, 8, 5, 5)
+    assert torch.equal(load(save(model, tmp_path / "small"), skeleton=network())(x), model(x))
+    size = lr2vq.model_size(model)
+    assert size.projection == 16 * (4 * 9 * 2 + 4 * 2)
+    assert size == lr2vq.model_size(network(), config)
+    assert compress(network(), "lr2vq", k=8, dim=2, projection="group").report.layers
+
+
 def test_a_full_rank_layer_is_the_dense_one():
     conv, linear = _conv(padding_mode="circular"), nn.Linear(12, 7)
     x = torch.randn(2, 8, 5, 5)
@@ -409,6 +460,26 @@ def test_training_can_stop_in_every_stage_and_go_on(tmp_path, assign):
         if stage == "lowrank":
             lr2vq.cluster(model)
     lr2vq.finalize(loaded)
+
+
+def test_a_finished_model_decodes_itself_wherever_it_goes():
+    model, x = _finished(), torch.randn(2, 3, 6, 6)
+    for held in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        dense = held.decode()
+        assert [type(dense[place]) for place in (0, 3, 8)] == [nn.Conv2d, nn.Conv2d, nn.Linear]
+        torch.testing.assert_close(dense(x), model(x), rtol=1e-4, atol=1e-5)
+        assert not hasattr(dense, "decode")
+    twin = copy.deepcopy(model)
+    twin[8].bias.data.zero_()
+    assert twin.decode()[8].bias.abs().max() == 0
+
+    class Autoencoder(nn.Sequential):
+        def decode(self, codes):
+            return codes
+
+    own = lr2vq.finalize(lr2vq.cluster(lr2vq.prepare(Autoencoder(nn.Linear(16, 32)), LR2VQConfig(k=8, dim=2))))
+    assert own.decode(3) == 3
+    assert type(lr2vq.decode(own)[0]) is nn.Linear
 
 
 def test_the_accounting_is_the_size_of_the_tensors():
@@ -606,7 +677,7 @@ def test_unknown_names_are_refused(unchecked):
     for options, text in (
         ({"dim": "best"}, "dim='best'"),
         ({"tau": 0.01}, "tau >= tau_final > 0 is needed"),
-        ({"projection": "group"}, "projection='group' is not known"),
+        ({"projection": "model"}, "projection='model' is not known"),
         ({"codebook_dtype": "int8"}, "codebook_dtype='int8' is no floating-point dtype"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -6,6 +6,7 @@ size, d the quality; codebook and projection train on the task), the layout of s
     model = lr2vq.prepare(model, LR2VQConfig(dim=4))   # S = Z P^T by SVD; train for a few epochs
     lr2vq.cluster(model)                               # Z becomes codes and a codebook; train on
     lr2vq.finalize(model)                              # hard codes, packed; save(model, folder)
+    model.decode()                                     # ordinary layers of the same weights
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,18 +144,25 @@ def finalize(model: nn.Module, batches: Iterable[Any] = ()) -> nn.Module:
         model: after `cluster`, and after its training.
         batches: inputs to estimate batch normalisations anew with, a hundred or so: training saw softer weights.
 
+    Returns:
+        The model. Its `decode()` is `decode(model)`, unless its class has a method of that name.
+
     Raises:
         RuntimeError: `cluster` was not called.
     """
     for layer in _layers(model, "soft", "finalize() comes after prepare() and cluster()"):
         layer.harden()
     recalibrate_norms(model, batches, lambda m, batch: m(**batch) if isinstance(batch, dict) else m(batch))
+    if not hasattr(type(model), "decode"):
+        facts: Any = model
+        facts.decode = partial(decode, model)
     return model
 
 
 def decode(model: nn.Module) -> nn.Module:
     """A copy of a quantised model with ordinary layers of the same weights."""
     dense = copy.deepcopy(model)
+    dense.__dict__.pop("decode", None)
     for name, module in list(dense.named_modules()):
         if isinstance(module, VQConv2d | VQLinear):
             replace_module(dense, name, module.decode())

@@ -25,7 +25,7 @@ from fullrank.compress.vector_quantization import kmeans, nearest, soft_kmeans
 from fullrank.linalg import require_finite, svd
 
 Assign = Literal["dkm", "fixed", "ste"]
-Projection = Literal["layer", "none"]
+Projection = Literal["layer", "group", "none"]
 Mode = Literal["lowrank", "soft", "hard"]
 
 #: Parameters and buffers of a layer, by what it is doing.
@@ -49,7 +49,8 @@ class VQSettings:
         k: codewords.
         axis: see `SubvectorLayout`.
         pad: see `SubvectorLayout`.
-        projection: "layer" has one P for the layer; "none" has none, and d = m.
+        projection: "layer" has one P for the layer, "group" one for each group of a convolution's channels; "none" has
+            none, and d = m.
         assign: how codes are found while training: "dkm", "fixed" or "ste".
         tau: temperature of "dkm", in medians of the distance to the nearest centre.
         dkm_iters: its rounds in one step of training.
@@ -80,15 +81,19 @@ class VQSettings:
     @property
     def projected(self) -> bool:
         """Whether there is a P."""
-        return self.projection == "layer"
+        return self.projection != "none"
 
-    def bits(self, count: int) -> dict[str, int]:
+    def maps(self, groups: int) -> int:
+        """How many P a layer of so many groups has."""
+        return {"layer": 1, "group": groups, "none": 0}[self.projection]
+
+    def bits(self, count: int, groups: int = 1) -> dict[str, int]:
         """Bits of so many subvectors: "codes", "codebook" and "projection"."""
         width = 8 * getattr(torch, self.codebook_dtype).itemsize
         return {
             "codes": count * code_bits(self.k),
             "codebook": self.k * self.d * width,
-            "projection": self.m * self.d * width if self.projected else 0,
+            "projection": self.m * self.d * width * self.maps(groups),
         }
 
 
@@ -102,7 +107,7 @@ class VQLayer(nn.Module):
         tau: temperature of "dkm" now, see `VQSettings`.
         lrr: Z, (n, d), in modes "lowrank" and "soft", but for fixed codes.
         codebook: C, (k, d), in modes "soft" and "hard".
-        projection: P, (m, d); None without one.
+        projection: P, (m, d), or (groups, m, d) where every group has its own; None without one.
     """
 
     bias: nn.Parameter | None
@@ -141,10 +146,11 @@ class VQLayer(nn.Module):
     def _blank(self, mode: Mode, device: Any, dtype: torch.dtype | None) -> dict[str, Tensor]:
         """The tensors of a mode, without values."""
         n, (m, d, k) = self.layout.count, (self.m, self.d, self.k)
+        maps = self.settings.maps(self.layout.groups)
         shapes = {
             "lrr": (n, d),
             "codebook": (k, d),
-            "projection": (m, d),
+            "projection": (maps, m, d) if maps > 1 else (m, d),
             "indices": (n,),
             "distance": (),
             "packed": (packed_bytes(n, code_bits(k)),),
@@ -176,8 +182,9 @@ class VQLayer(nn.Module):
     def _start(self, weight: Tensor) -> None:
         """Z and P of a dense weight: P = V_d of S = U Sigma V^T, and Z = S P."""
         S = self.layout.cut(wide(weight.detach()))
-        P = _leading(S, self.d) if self.settings.projected else None
-        Z = S if P is None else S @ P
+        maps = self.settings.maps(self.layout.groups)
+        P = torch.stack([_leading(part, self.d) for part in S.chunk(maps)]).squeeze(0) if maps else None
+        Z = S if P is None else _times(S, P)
         self._hold("lowrank", _cast(weight.dtype, lrr=Z, projection=P))
 
     @property
@@ -188,9 +195,13 @@ class VQLayer(nn.Module):
             kind = torch.promote_types(self.codebook.dtype, torch.float32)
             words = self.codebook.to(kind)
             words = words if P is None else words @ P.to(kind).mT  # k rows, where Z has n
-            return self.layout.join(words.index_select(0, self.codes))
+            codes = self.codes
+            if words.ndim == 3:
+                first = len(words[0]) * torch.arange(len(words), device=codes.device)
+                words, codes = words.flatten(0, 1), (codes.unflatten(0, (len(words), -1)) + first[:, None]).flatten()
+            return self.layout.join(words.index_select(0, codes))
         Z = self._representations()
-        return self.layout.join(Z if P is None else Z @ P.mT)
+        return self.layout.join(Z if P is None else _times(Z, P.mT))
 
     @property
     def codes(self) -> Int[Tensor, "n"]:
@@ -483,9 +494,10 @@ class VQConv2d(VQLayer):
             self.in_channels, len(kernel), _pair(self.kernel_size), bias=False, **_options(self), **place
         )
         runs = self.out_channels // s.m
+        maps = P.detach().expand(runs, -1, -1) if P.ndim == 2 else P.detach().repeat_interleave(runs // len(P), 0)
         spread = nn.Conv2d(len(kernel), self.out_channels, 1, groups=runs, bias=self.bias is not None, **place)
         _filled(narrow, kernel, None)
-        _filled(spread, P.detach().repeat(runs, 1).unflatten(1, (s.d, 1, 1)), self.bias)
+        _filled(spread, maps.flatten(0, 1).unflatten(1, (s.d, 1, 1)), self.bias)
         return nn.Sequential(narrow, spread).train(self.training)
 
     def extra_repr(self) -> str:
@@ -494,6 +506,13 @@ class VQConv2d(VQLayer):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"{self._facts()}"
         )
+
+
+def _times(rows: Tensor, maps: Tensor) -> Tensor:
+    """The rows times a matrix; or those of each group, which lie together, times its own."""
+    if maps.ndim == 2:
+        return rows @ maps
+    return (rows.unflatten(0, (len(maps), -1)) @ maps).flatten(0, 1)
 
 
 def _leading(S: Tensor, d: int) -> Tensor:
@@ -518,7 +537,7 @@ def _orthonormal(Z: Tensor, P: Tensor | None) -> tuple[Tensor, Tensor | None]:
     if P is None:
         return Z, None
     Q, R = torch.linalg.qr(wide(P.detach()))
-    return Z @ R.mT, Q
+    return _times(Z, R.mT), Q
 
 
 def _cast(kind: torch.dtype, **tensors: Tensor | None) -> dict[str, Tensor]:

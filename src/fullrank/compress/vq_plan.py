@@ -39,7 +39,8 @@ class LR2VQConfig:
         tau: temperature of "dkm" at the start, in medians of the distance to the nearest centre.
         tau_final: at the end; see `lr2vq.anneal`.
         dkm_iters: rounds of soft k-means in one step of training.
-        projection: "layer" has one P for each layer; "none" has none: plain product quantisation, d = m.
+        projection: "layer" has one P for each layer, "group" one for each group of a convolution's channels (the same
+            where there are no groups); "none" has none: plain product quantisation, d = m.
         skip_modules: regular expressions, or one, for whole names of layers that stay dense; default the first
             convolution of a ResNet.
         k_pattern: k by regular expression for a name.
@@ -120,7 +121,7 @@ class LR2VQConfig:
         except ValueError as error:
             raise ValueError(f"{layer.name}: {error}; give dim as a share of m for layers of different m") from error
         dense = 8 * module.weight.element_size() * math.prod(shape)
-        bits = sum(settings.bits(layout.count).values())
+        bits = sum(settings.bits(layout.count, layout.groups).values())
         if bits >= dense:
             return f"codes, codebook and projection would take {bits:,} bits, its weight takes {dense:,}"
         return settings
@@ -234,7 +235,7 @@ def model_size(model: nn.Module, config: LR2VQConfig | None = None) -> ModelSize
         raise ValueError(f"{type(model).__name__} has no quantised layer: call lr2vq.prepare first, or give a config")
     parts = {"codes": 0, "codebook": 0, "projection": 0}
     for block in blocks:
-        for part, bits in block.settings.bits(block.layout.count).items():
+        for part, bits in block.settings.bits(block.layout.count, block.layout.groups).items():
             parts[part] += bits
     inner = {id(p) for block in blocks for name, p in block.module.named_parameters() if name != "bias"}
     outer = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inner)
