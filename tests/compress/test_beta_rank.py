@@ -160,6 +160,33 @@ def test_scores_do_not_depend_on_the_order_or_the_division_of_the_data(options):
             torch.testing.assert_close(found[name], scores, rtol=1e-6, atol=1e-6)
 
 
+def test_a_pair_of_images_and_labels_is_one_batch():
+    model, x = _network(), _images()
+    wanted = beta_rank(model, x)
+    labels, several = torch.zeros(12, dtype=torch.int64), tuple(x.split(6))
+    one = [(x, labels), [x, labels], (x, functional.one_hot(labels, 4).float()), (x, labels.float())]
+    many = [[(x, labels)], several, list(several), x.split(5), [[part, labels[:6]] for part in several], iter(several)]
+    for data in one + many:
+        for name, scores in beta_rank(model, data).items():
+            torch.testing.assert_close(scores, wanted[name], rtol=1e-6, atol=1e-6)
+    pruner = FilterPruner(model, x, "taylor")
+    pruner.score((x, labels))
+    assert pruner.prune()(x).shape == (12, 4)
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, left, right):
+            return self.conv(left - right)
+
+    two = Two()
+    alone = beta_rank(nn.Sequential(two.conv), x - x.flip(0))["0"]
+    for data in ((x, x.flip(0)), [(x[:6], x.flip(0)[:6]), (x[6:], x.flip(0)[6:])]):
+        torch.testing.assert_close(beta_rank(two, data)["conv"], alone, rtol=1e-5, atol=1e-6)
+
+
 def test_scores_follow_their_filters_and_their_scale():
     model, x = _network(), _images()
     before = {ratio: beta_rank(model, x, ratio=ratio, normalize=None)["0"] for ratio in ("out_over_in", "in_over_out")}

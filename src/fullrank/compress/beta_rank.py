@@ -61,7 +61,8 @@ def beta_rank(
 
     Args:
         model: it is run in evaluation mode and put back into its own.
-        batches: a batch, or an iterable of batches; see `forward_batches`. 64 samples or more make stable ranks.
+        batches: a batch, such as images or (images, labels), or an iterable of batches; see `forward_batches`. 64
+            samples or more make stable ranks.
         layers: names of convolutions (any number of axes, groups, stride, dilation) or linear layers; default every
             convolution.
         ratio: "out_over_in" as in the official code, or "in_over_out" as in the printed equation.

@@ -286,7 +286,7 @@ def _gradients(model: nn.Module, batches: Batches, loss: Loss) -> dict[str, Tens
     """Gradients of the summed losses of all batches, by parameter."""
     trained = copy.deepcopy(model).requires_grad_(True)
     with evaluating(trained), torch.enable_grad():
-        for batch in listed(batches):
+        for batch in listed(model, batches):
             loss(trained, batch).backward()
     return {name: parameter.grad for name, parameter in trained.named_parameters() if parameter.grad is not None}
 

@@ -55,8 +55,9 @@ def forward_batches(model: nn.Module, batches: Batches, layers: Mapping[str, nn.
 
     Args:
         model: it is put back into its mode.
-        batches: a tensor, a mapping of keyword arguments, or an iterable of these or of tuples of positional
-            arguments. Of (inputs, labels) the labels are left out where the model takes one argument.
+        batches: a batch, or an iterable of batches, see `listed`. A batch is a tensor, a mapping of keyword arguments,
+            or a tuple or list of positional ones; of (inputs, labels) the labels are left out where the model takes one
+            argument.
         layers: what is watched, by name.
         watch: called with name, layer, its input and its output, as soon as the layer has run.
 
@@ -74,7 +75,7 @@ def forward_batches(model: nn.Module, batches: Batches, layers: Mapping[str, nn.
     seen = 0
     try:
         with evaluating(model), torch.no_grad():
-            for batch in listed(batches):
+            for batch in listed(model, batches):
                 batch = without_labels(model, batch)
                 if not (size := batch_size(batch)):
                     raise ValueError("data holds a batch without samples: leave it out")
@@ -88,26 +89,44 @@ def forward_batches(model: nn.Module, batches: Batches, layers: Mapping[str, nn.
     return seen
 
 
-def listed(batches: Batches) -> Iterable[Any]:
+def listed(model: nn.Module, batches: Batches) -> Iterable[Any]:
     """Batches from a batch or batches.
+
+    A tensor or a mapping is one batch. So is a tuple or list of tensors, such as (images, labels), that have one length
+    but not all as many axes and one dtype, or of which the model cannot take one alone. Any other tuple or list, and
+    any other iterable, holds batches: [(inputs, labels)] is one batch whatever its tensors are.
 
     Raises:
         ValueError: None.
     """
     if batches is None:
         raise ValueError("data is missing: give a batch of inputs, or batches, to score filters with")
-    return [batches] if isinstance(batches, Tensor | Mapping) else batches
+    return [batches] if isinstance(batches, Tensor | Mapping) or _is_batch(model, batches) else batches
 
 
 def without_labels(model: nn.Module, batch: Any) -> Any:
     """A batch as the model takes it: of (inputs, labels) the inputs, where it takes one argument."""
     if not isinstance(batch, tuple | list):
         return batch
+    return batch if _takes(model, batch) else batch[0]
+
+
+def _is_batch(model: nn.Module, given: Any) -> bool:
+    """Whether a tuple or list holds the tensors of one batch."""
+    if not isinstance(given, tuple | list) or len(given) < 2 or not all(isinstance(part, Tensor) for part in given):
+        return False
+    if not _takes(model, given[:1]):
+        return _takes(model, given)
+    alike = len({(part.ndim, part.dtype) for part in given}) == 1
+    return not alike and len({part.shape[:1] for part in given}) == 1
+
+
+def _takes(model: nn.Module, arguments: Sequence[Any]) -> bool:
     try:
-        inspect.signature(model.forward).bind(*batch)
+        inspect.signature(model.forward).bind(*arguments)
     except TypeError:
-        return batch[0]
-    return batch
+        return False
+    return True
 
 
 @contextmanager

@@ -105,7 +105,7 @@ class PruningMethod(Method):
             return [self.example_inputs], self.example_inputs
         if self.example_inputs is not None:
             return job.batches, self.example_inputs
-        batches = iter(listed(job.batches))
+        batches = iter(listed(job.model, job.batches))
         first = next(batches, None)
         if first is None:
             raise ValueError("data holds no batch: scores need at least one")
