@@ -1,4 +1,9 @@
-"""Language model compression with weighted low-rank factorization (FWSVD)."""
+"""Language model compression with weighted low-rank factorization (FWSVD).
+
+`compress(model, "fwsvd", data=...)` does it in one call; `gather_statistics` measures once for several calls.
+`estimate_fisher`, `FWSVDConfig` and `compress_low_rank` are its steps one by one, and `init_lora_from_residual` goes on
+with LoRA where they stop.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +42,11 @@ PAPER = Paper(
     methods=(
         "fullrank.compress.FWSVDMethod",
         "fullrank.compress.compress",
+        "fullrank.compress.gather_statistics",
+        "fullrank.compress.estimate_fisher",
+        "fullrank.compress.FWSVDConfig",
+        "fullrank.compress.compress_low_rank",
+        "fullrank.compress.init_lora_from_residual",
         "fullrank.compress.collect_statistics",
         "fullrank.linalg.weighted_svd",
         "fullrank.nn.LowRankLinear",
