@@ -290,6 +290,11 @@ def test_compiled_training_step(unchecked):
         torch.testing.assert_close(gradients[1][key], gradient)
 
 
+def test_branch_alignment_of_branches_that_change_nothing_yet():
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 3)), HydraConfig(r=2, target_modules=["0"]))
+    assert branch_alignment(model, k=2)["0"] == (0, 0)
+
+
 def test_branch_alignment():
     """By hand: W0 diagonal, the parallel branch on its weakest input, the sequential one on its strongest output."""
     linear = nn.Linear(4, 4, bias=False)

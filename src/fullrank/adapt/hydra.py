@@ -240,7 +240,7 @@ def branch_alignment(model: nn.Module, k: int, adapter_name: str = "default") ->
         adapter_name: the adapter.
 
     Returns:
-        Layer name -> shares between 0 and 1.
+        Layer name -> shares between 0 and 1; 0 for a branch that changes nothing yet.
 
     Raises:
         ValueError: no layer carries the adapter with both branches, or `k` is out of range for a layer.
@@ -258,10 +258,15 @@ def branch_alignment(model: nn.Module, k: int, adapter_name: str = "default") ->
             raise ValueError(f"k={k}: {delta.base.name!r} is {W0.shape[0]} x {W0.shape[1]}, use 1..{min(W0.shape)}")
         V = svd(W0, rank=k).Vh.mT
         changes = (factors["par_B"] @ factors["par_A"], factors["seq_B"] @ (factors["seq_A"] @ W0))
-        found[delta.base.name] = BranchAlignment(*(float((dW @ V).norm() / dW.norm()) for dW in changes))
+        found[delta.base.name] = BranchAlignment(*(_share(dW, V) for dW in changes))
     if not found:
         raise ValueError(f"no layer of the model carries a Hydra adapter {adapter_name!r} with both branches")
     return found
+
+
+def _share(dW: Tensor, V: Tensor) -> float:
+    size = dW.norm()
+    return float((dW @ V).norm() / size) if size > 0 else 0.0
 
 
 def _check_rank(name: str, rank: Any) -> None:
