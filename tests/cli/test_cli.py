@@ -308,6 +308,26 @@ def test_a_report_that_cannot_be_written(fullrank, model, output, message):
     assert re.search(message, fullrank("analyze", model, "-o", output).complaint)
 
 
+def test_a_report_that_is_there_is_kept(fullrank, folders, model):
+    (folders / "report.json").write_text("mine")
+    refused = fullrank("analyze", model, "-o", "report.json")
+    assert "report.json: File exists; name another one, or add --overwrite" in refused.complaint
+    assert (folders / "report.json").read_text() == "mine"
+    assert fullrank("analyze", model, "-o", "report.json", "--overwrite").code == 0
+    assert json.loads((folders / "report.json").read_text())
+    for command in ("compare-adapters", "compare-compressors"):
+        given = [command, "--model", "missing", "--data", "missing.tsv", "-o"]
+        assert "report.json: File exists" in fullrank(*given, "report.json").complaint
+        assert (
+            "new.docx: a name that ends in .svg, .json, .csv or .parquet is accepted"
+            in fullrank(*given, "new.docx").complaint
+        )
+
+
+def test_checking_a_table_needs_its_file(fullrank):
+    assert "name its file with --readme" in fullrank("papers", "--check").complaint
+
+
 def test_a_process_that_is_interrupted_leaves_a_run_to_resume(folders):
     command = [sys.executable, "-m", "fullrank", "run", "rankme", "--scale", "smoke", "--json"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

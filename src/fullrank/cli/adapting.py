@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from fullrank.cli.models import model_path
-from fullrank.cli.output import console, errors, print_json, progress_bar, read_seeds
+from fullrank.cli.output import check_outputs, console, errors, print_json, progress_bar, read_seeds
 
 if TYPE_CHECKING:
     from fullrank.adapt import Examples
@@ -123,6 +123,7 @@ def compare_adapters(
     output: Annotated[
         list[Path] | None, typer.Option("-o", "--output", help="Write .svg, .json, .csv or .parquet; repeatable.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train several methods at the same size on the same data: quality, memory and time beside each other.
@@ -131,6 +132,7 @@ def compare_adapters(
     """
     from fullrank.adapt import TrainingSettings, compare_adapters
 
+    check_outputs(output or (), (".svg", ".json", ".csv", ".parquet"), overwrite)
     settings = TrainingSettings(epochs=epochs, batch_size=batch_size, device=device)
     examples = _examples(data, task, test, limit or None, 0)
     path, name = model_path(model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from fullrank.cli.output import console, errors, print_json, progress_bar
+from fullrank.cli.output import check_outputs, console, errors, print_json, progress_bar
 
 if TYPE_CHECKING:
     from fullrank.fields.chirps import Chirp, ChirpReport
@@ -37,7 +37,7 @@ def chirps(
     from fullrank.fields.chirps import ChirpReport, localize_recording, read_recording  # brings torch
 
     outputs = output or []
-    _check_outputs(outputs, overwrite)
+    check_outputs(outputs, (".html", ".json", ".csv", ".parquet"), overwrite)
     recordings = [read_recording(file) for file in files]  # all of them, before the work begins
     for recording in recordings:
         recording.choose(channel or [])
@@ -57,14 +57,6 @@ def chirps(
         "windows.",
         highlight=False,
     )
-
-
-def _check_outputs(outputs: list[Path], overwrite: bool) -> None:
-    for path in outputs:
-        if path.suffix.lower() not in (".html", ".json", ".csv", ".parquet"):
-            raise ValueError(f"{path}: a name that ends in .html, .json, .csv or .parquet is accepted")
-        if path.exists() and not overwrite:
-            raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(path))
 
 
 def _table(report: ChirpReport) -> Table:

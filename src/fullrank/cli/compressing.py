@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from fullrank.cli.models import model_path
-from fullrank.cli.output import console, errors, print_json, progress_bar
+from fullrank.cli.output import check_outputs, console, errors, print_json, progress_bar
 
 if TYPE_CHECKING:
     from fullrank.compress import RankRule
@@ -115,6 +115,7 @@ def compare_compressors(
     output: Annotated[
         list[Path] | None, typer.Option("-o", "--output", help="Write .svg, .json, .csv or .parquet; repeatable.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compress one model by several methods at several sizes: the frontier of quality and size.
@@ -123,6 +124,7 @@ def compare_compressors(
     """
     from fullrank.compress import compare_compressors
 
+    check_outputs(output or (), (".svg", ".json", ".csv", ".parquet"), overwrite)
     path, name = model_path(model)
     with progress_bar() as move:
         comparison = compare_compressors(

@@ -24,7 +24,7 @@ from fullrank.cli import (
     tables,
 )
 from fullrank.cli.models import model_path
-from fullrank.cli.output import console, errors, print_json, progress_bar, read_seeds
+from fullrank.cli.output import check_outputs, console, errors, print_json, progress_bar, read_seeds
 from fullrank.papers import Cancelled, Mode, RunInfo, Scale
 from fullrank.papers._plain import paper_details, paper_row, run_row
 
@@ -91,6 +91,8 @@ def papers_command(
 
     Example: `fullrank papers "fine-tune with few parameters"`
     """
+    if check and readme is None:
+        raise ValueError("--check looks at a table of papers: name its file with --readme")
     if readme is not None:
         _readme(readme, check)
         return
@@ -217,6 +219,7 @@ def analyze(
     output: Annotated[
         list[Path] | None, typer.Option("-o", "--output", help="Write .html, .json, .csv or .parquet; repeatable.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace output files that exist.")] = False,
     heads: Annotated[bool, typer.Option(help="Measure attention heads too.")] = True,
     device: Device = "cpu",
     as_json: Json = False,
@@ -226,6 +229,8 @@ def analyze(
     Example: `fullrank analyze minilm -o report.html`
     """
     from fullrank import spectra  # brings torch
+
+    check_outputs(output or (), (".html", ".json", ".csv", ".parquet"), overwrite)
 
     def measure(source: str) -> spectra.Report:
         with progress_bar() as move:

@@ -1,9 +1,10 @@
-"""What the verbs share: JSON for programs, progress on the error stream, and arguments of several numbers."""
+"""What the verbs share: JSON for programs, progress on the error stream, arguments of several numbers, output files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +38,21 @@ def read_seeds(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"--seeds {text}: whole numbers divided by commas are accepted, such as 0,1,2") from None
+
+
+def check_outputs(outputs: Sequence[Path], kinds: Sequence[str], overwrite: bool) -> None:
+    """See that files can be written, before the work of which they tell.
+
+    Raises:
+        ValueError: a name ends in none of `kinds`.
+        FileExistsError: one is there, and is not to be replaced.
+    """
+    for path in outputs:
+        if path.suffix.lower() not in kinds:
+            known = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+            raise ValueError(f"{path}: a name that ends in {known} is accepted")
+        if path.exists() and not overwrite:
+            raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(path))
 
 
 @contextmanager
