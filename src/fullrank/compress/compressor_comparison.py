@@ -223,17 +223,17 @@ def compare_compressors(
     batches = list(itertools.islice(quality.batches(batch_size), max(1, num_samples // batch_size)))
     rows: list[ComparedCompressor] = []
     skipped: dict[str, str] = {}
+    asked: dict[str, Any] = {
+        "data": batches,
+        "sample_losses": quality.sample_losses,
+        "target_modules": target_modules,
+        "exclude_modules": exclude_modules,
+    }
     shared: dict[str, Any] = {}
     size = sum(t.numel() * t.element_size() for t in (*original.parameters(), *original.buffers()))
     for number, setting in enumerate(plan):
         name = f"{setting.method} {setting.setting}"
         on_progress(number, len(plan), name)
-        asked: dict[str, Any] = {
-            "data": batches,
-            "sample_losses": quality.sample_losses,
-            "target_modules": target_modules,
-            "exclude_modules": exclude_modules,
-        }
         try:
             if setting.method not in shared:  # of one method at a time: they may fill much of the memory
                 shared = {setting.method: _shared(original, setting.method, asked)}

@@ -23,7 +23,8 @@ from fullrank.compress.rank_rules import RankRule
 from fullrank.compress.statistics import LayerStatistics, Wanted
 
 Side = Literal["input", "output", "both"]
-_NEEDS: dict[Side, tuple[Wanted, ...]] = {
+#: The statistics that each side is weighed by.
+NEEDS: dict[Side, tuple[Wanted, ...]] = {
     "input": ("fisher_in",),
     "output": ("fisher_out",),
     "both": ("fisher_in", "fisher_out"),
@@ -65,7 +66,7 @@ class FWSVDMethod(LowRankMethod):
         self.weight_side: Side = weight_side
         self.eps_mode: EpsMode = eps_mode
         self.eps, self.fisher = float(eps), fisher
-        self.needs: tuple[Wanted, ...] = _NEEDS[weight_side]
+        self.needs: tuple[Wanted, ...] = NEEDS[weight_side]
 
     def weighting(self, layer: Layer, statistics: LayerStatistics) -> Weighting:
         """sqrt(f) by input, by output, or both."""

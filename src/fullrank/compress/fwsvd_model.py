@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from fullrank.compress.compressing import compress
-from fullrank.compress.fwsvd import EpsMode, FWSVDMethod, Side, fisher_scale
+from fullrank.compress.fwsvd import NEEDS, EpsMode, FWSVDMethod, Side, fisher_scale
 from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Targets, matches, quantised, select_layers, shared_weights
 from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, OnFactors, SVDMethod, WhiteningMethod
 from fullrank.compress.plain_numbers import Number, Whole, is_whole, make_plain
 from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
 from fullrank.compress.report import CompressionReport
-from fullrank.compress.statistics import FisherKind, SampleLosses, Wanted, collect_statistics
+from fullrank.compress.statistics import FisherKind, SampleLosses, collect_statistics
 from fullrank.nn.low_rank import Split
 
 LowRankName = Literal["fwsvd", "fwsvd-output", "fwsvd-both", "svd", "asvd", "whiten"]
@@ -35,11 +35,6 @@ Sums = Tensor | tuple[Tensor, Tensor]
 
 _RIVALS: dict[str, type[LowRankMethod]] = {"svd": SVDMethod, "asvd": ASVDMethod, "whiten": WhiteningMethod}
 _SIDES: dict[str, Side] = {"fwsvd-output": "output", "fwsvd-both": "both"}
-_WANTED: dict[Side, tuple[Wanted, ...]] = {
-    "input": ("fisher_in",),
-    "output": ("fisher_out",),
-    "both": ("fisher_in", "fisher_out"),
-}
 _log = logging.getLogger(__name__)
 
 
@@ -133,7 +128,7 @@ def estimate_fisher(
         model,
         (_moved(batch, place) for batch in dataloader),
         layers,
-        _WANTED[side],
+        NEEDS[side],
         sample_losses=loss_fn,
         kind=kind,
         num_samples=num_samples,
