@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fullrank._files import write_bytes, write_json
 from fullrank.compress.kinds import build, describe
-from fullrank.compress.layers import Layer, Targets, replace_module, select_layers
+from fullrank.compress.layers import Layer, Selection, Targets, replace_module, select_layers
 from fullrank.compress.low_rank import LowRankMethod
 from fullrank.compress.method import Job, Method, Replaced, relative_error
 from fullrank.compress.methods import method_of
@@ -82,8 +82,7 @@ def compress(
     began = time.monotonic()
     chosen = method_of(method, options)
     small = copy.deepcopy(model) if copy_model else model
-    targets = chosen.targets if target_modules is None else target_modules
-    selection = select_layers(small, targets, exclude_modules, chosen.kinds, chosen.grouped)
+    selection = _selected(small, chosen, target_modules, exclude_modules)
     before = _size(small)
     job = Job(small, selection.layers, data, sample_losses, on_progress)
     finished = _Finished(resume, chosen, selection.layers)
@@ -150,9 +149,12 @@ def gather_statistics(
         raise ValueError(
             f"method {chosen.name!r} keeps no statistics: those that do are svd, asvd, whiten, and the kinds of fwsvd"
         )
-    targets = chosen.targets if target_modules is None else target_modules
-    layers = select_layers(model, targets, exclude_modules, chosen.kinds, chosen.grouped).layers
+    layers = _selected(model, chosen, target_modules, exclude_modules).layers
     return chosen.gather(Job(model, layers, data, sample_losses, on_progress))
+
+
+def _selected(model: nn.Module, method: Method, targets: Targets | None, exclude: Targets) -> Selection:
+    return select_layers(model, method.targets if targets is None else targets, exclude, method.kinds, method.grouped)
 
 
 class _Finished:

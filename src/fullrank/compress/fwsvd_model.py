@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,16 @@ from torch import Tensor, nn
 
 from fullrank.compress.compressing import compress
 from fullrank.compress.fwsvd import NEEDS, EpsMode, FWSVDMethod, Side, fisher_scale
-from fullrank.compress.layers import CONVOLUTIONS, LINEAR, Targets, matches, quantised, select_layers, shared_weights
+from fullrank.compress.layers import (
+    CONVOLUTIONS,
+    LINEAR,
+    Targets,
+    matches,
+    patterned,
+    quantised,
+    select_layers,
+    shared_weights,
+)
 from fullrank.compress.low_rank import ASVDMethod, LowRankMethod, OnFactors, SVDMethod, WhiteningMethod
 from fullrank.compress.plain_numbers import Number, Whole, is_whole, make_plain
 from fullrank.compress.rank_rules import LayerSpectrum, RankRule, RatioRank
@@ -229,8 +237,7 @@ class _ConfiguredRank(RankRule):
     def rank(self, layer: LayerSpectrum) -> int:
         """The rank that is given for the layer, or that of the ratio."""
         config, full = self.config, min(layer.rows, layer.columns)
-        given = (rank for key, rank in config.rank_pattern.items() if re.fullmatch(rf"(.*\.)?({key})", layer.name))
-        rank = next(given, config.rank)
+        rank = patterned(config.rank_pattern, layer.name, config.rank)
         if rank is None:
             return max(RatioRank(config.param_ratio, config.rank_multiple_of).rank(layer), 1)
         if not is_whole(rank, 1) or rank > full:

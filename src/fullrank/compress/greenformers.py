@@ -22,6 +22,7 @@ from fullrank.compress.factor_solvers import SOLVERS, Factors, randomized
 from fullrank.compress.layers import (
     CONVOLUTIONS,
     LINEAR,
+    TIED,
     Layer,
     Targets,
     matches,
@@ -332,7 +333,7 @@ def _factored(
     if layer.weight.is_meta and solver != "random":
         raise ValueError(f"{name} is on the meta device: load the model's weights first")
     if id(layer.weight) in tied:
-        return "its weight is shared with another layer"
+        return TIED
     if getattr(layer, "max_norm", None) is not None:
         return f"it rescales its rows to max_norm={layer.max_norm}"
     groups = getattr(layer, "groups", 1)

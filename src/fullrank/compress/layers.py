@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+#: Why layers stay dense, where their place says so.
+IN_ATTENTION = "nn.MultiheadAttention reads its weight without calling it"
+TIED = "its weight is shared with another layer"
 _TRANSPOSED = (Conv1D, nn.Embedding)
 _ALL = {"all-linear": LINEAR, "all": LINEAR + CONVOLUTIONS}
 
@@ -122,6 +125,11 @@ def select_layers(
     return Selection(tuple(layers), left)
 
 
+def patterned(pattern: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The value of the first key that a layer's name ends with or matches, as in PEFT."""
+    return next((value for key, value in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", name)), default)
+
+
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module in the place of another, everywhere the model holds that one.
 
@@ -161,9 +169,8 @@ def _refusal(
     """Why a layer that was asked for cannot be changed."""
     if type(module) not in kinds:
         return f"its type is {type(module).__name__}: {', '.join(kind.__name__ for kind in kinds)} can be treated"
-    parent = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(parent, nn.MultiheadAttention):
-        return "nn.MultiheadAttention reads its weight without calling it"
+    if in_attention(model, name):
+        return IN_ATTENTION
     if reparametrised(module):
         return "it is parametrised: remove the parametrisation first"
     if not module.weight.is_floating_point():
@@ -173,12 +180,17 @@ def _refusal(
     if module.weight.is_meta:
         raise ValueError(f"{name} is on the meta device: load the model's weights first")
     if id(module.weight) in tied:
-        return "its weight is shared with another layer"
+        return TIED
     if getattr(module, "max_norm", None) is not None:
         return f"it rescales its rows to max_norm={module.max_norm}"
     if getattr(module, "groups", 1) > 1 and not grouped:
         return f"it has groups={module.groups}"
     return None
+
+
+def in_attention(model: nn.Module, name: str) -> bool:
+    """Whether a layer is the output map inside an `nn.MultiheadAttention`."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention)
 
 
 def reparametrised(module: nn.Module) -> bool:

@@ -9,7 +9,6 @@ root of its mean square, or the root of mean x x^T, which gives the least expect
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -18,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fullrank.compress.layers import Targets
+from fullrank.compress.layers import Targets, patterned
 from fullrank.compress.plain_numbers import Whole, is_whole, make_plain
 from fullrank.compress.quantization import Grid, GridName, QuantizedWeight, SymmetricMode, check_bits, wide
 from fullrank.compress.quantized_linear import Activations, Factors, LowRankDtype
@@ -111,12 +110,12 @@ class LoRCConfig:
 
     def grid_of(self, layer: str) -> Grid:
         """The grid of a layer's weight."""
-        bits = _patterned(self.bits_pattern, layer, self.bits)
+        bits = patterned(self.bits_pattern, layer, self.bits)
         return Grid(bits, self.group_size, self.sym, self.grid, self.sym_mode)
 
     def rank_of(self, layer: str) -> int:
         """The rank of a layer's compensation."""
-        return int(_patterned(self.rank_pattern, layer, self.rank))
+        return int(patterned(self.rank_pattern, layer, self.rank))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-like."""
@@ -266,11 +265,6 @@ def _leading(E: Tensor, rank: int, method: Decomposition, generator: torch.Gener
 def _right(matrix: Tensor, scale: Tensor) -> Tensor:
     """The matrix times a scale on its input side."""
     return matrix * scale if scale.ndim == 1 else matrix @ scale
-
-
-def _patterned(pattern: Mapping[str, Any], layer: str, default: Any) -> Any:
-    """The value of the first key that a layer's name ends with or matches, as in PEFT."""
-    return next((value for key, value in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", layer)), default)
 
 
 def _check_weights(weight: Any, quantized_weight: Any, name: str) -> None:

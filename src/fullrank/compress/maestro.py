@@ -26,13 +26,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullrank.compress.batch_norms import recalibrate_norms
-from fullrank.compress.layers import LINEAR, Targets, matches, reparametrised, replace_module, shared_weights
+from fullrank.compress.layers import (
+    IN_ATTENTION,
+    LINEAR,
+    TIED,
+    Targets,
+    in_attention,
+    matches,
+    reparametrised,
+    replace_module,
+    shared_weights,
+)
 from fullrank.compress.maestro_layers import MaestroConv2d, MaestroLayer, MaestroLinear
 
 Sampler = Literal["single_layer", "independent", "fixed"]
 _HEADS = ("lm_head", "classifier")
-_ATTENTION = "nn.MultiheadAttention reads its weight without calling it"
-_TIED = "its weight is shared with another layer"
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +77,7 @@ def decompose(
         return _decomposed(model, compile_friendly)
     tied = shared_weights(model)
     found: list[tuple[str, nn.Module]] = []
-    left: dict[str, list[str]] = {_ATTENTION: [], _TIED: []}
+    left: dict[str, list[str]] = {IN_ATTENTION: [], TIED: []}
     for name, layer in model.named_modules():
         if not isinstance(layer, (*LINEAR, nn.Conv2d)) or matches(name, exclude):
             continue
@@ -78,8 +86,8 @@ def decompose(
         if reparametrised(layer):
             raise TypeError(f"{name} is parametrised: remove the parametrisation first")
         if type(layer) not in (*LINEAR, nn.Conv2d):
-            if _in_attention(model, name):
-                left[_ATTENTION].append(name)
+            if in_attention(model, name):
+                left[IN_ATTENTION].append(name)
             continue
         found.append((name, layer))
     found = found[skip_first : len(found) - 1 if skip_last else None]
@@ -401,10 +409,10 @@ def _cost(layer: MaestroLayer, rank: int) -> int:
 
 def _reason(model: nn.Module, name: str, layer: Any, tied: set[int], min_size: int) -> str | None:
     """Why a layer stays dense."""
-    if _in_attention(model, name):
-        return _ATTENTION
+    if in_attention(model, name):
+        return IN_ATTENTION
     if id(layer.weight) in tied:
-        return _TIED
+        return TIED
     if layer.weight.numel() < min_size:
         return f"it has {layer.weight.numel()} weights, fewer than min_size={min_size}"
     if getattr(layer, "groups", 1) > 1:
@@ -412,10 +420,6 @@ def _reason(model: nn.Module, name: str, layer: Any, tied: set[int], min_size: i
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         return f"it has padding_mode={layer.padding_mode!r}"
     return None
-
-
-def _in_attention(model: nn.Module, name: str) -> bool:
-    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention)
 
 
 def _decomposed(layer: nn.Module, compile_friendly: bool) -> MaestroLayer:
