@@ -316,6 +316,14 @@ def encoded(encoder: Encoder, texts: list[str]) -> Float[torch.Tensor, "texts di
     return vectors
 
 
+def as_float(vectors: Any) -> torch.Tensor:
+    """Vectors of numpy or torch as a tensor of at least float32: half precision would tie what differs."""
+    tensor = (
+        vectors if isinstance(vectors, torch.Tensor) else torch.from_numpy(np.require(vectors, requirements=("C", "W")))
+    )
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def nearest(
     queries: Float[torch.Tensor, "queries dim"], documents: Float[torch.Tensor, "documents dim"], k: int
 ) -> tuple[Float[torch.Tensor, "queries k"], Int[torch.Tensor, "queries k"]]:

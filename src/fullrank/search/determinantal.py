@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fullrank.search.dense import as_float
 from fullrank.search.run import at_least_one
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -147,7 +148,7 @@ def _checked(kernel: Any, n: int) -> Tensor:
     """A kernel in double precision, on the CPU: what follows are small steps, one after another."""
     if len(np.shape(kernel)) != 2 or len(kernel) != kernel.shape[1]:
         raise ValueError(f"kernel has shape {tuple(np.shape(kernel))}; a square matrix is needed")
-    L = _tensor(kernel).detach().double().cpu()
+    L = as_float(kernel).detach().double().cpu()
     bad = (~L.isfinite()).any(1).nonzero()
     if len(bad):
         raise ValueError(f"row {int(bad[0])} of the kernel is not finite; leave that item out")
@@ -157,7 +158,7 @@ def _checked(kernel: Any, n: int) -> Tensor:
 
 def _unit(query: Any, cands: Any, unit_length: bool) -> tuple[Tensor, Tensor]:
     """Vectors at unit length."""
-    q, C = _tensor(query), _tensor(cands)
+    q, C = as_float(query), as_float(cands)
     if C.ndim < 2 or q.shape[-1:] != C.shape[-1:]:
         raise ValueError(
             f"query of shape {tuple(q.shape)} and cands of shape {tuple(C.shape)} do not fit: (*batch, d) and "
@@ -180,12 +181,6 @@ def _relevance(
         raise ValueError(f"scale={scale} is not accepted; it is positive, by custom 0.1")
     similarity = (1 + (cands * query.unsqueeze(-2)).sum(-1)) / 2
     return torch.exp((similarity - similarity.amax(-1, keepdim=True)) / (2 * scale))
-
-
-def _tensor(X: Any) -> Tensor:
-    """At least float32."""
-    tensor = X if isinstance(X, Tensor) else torch.from_numpy(np.require(X, requirements=("C", "W")))
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _as_came(result: Tensor, given: Any) -> Any:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fullrank.search.dense import Encoder, encoded
+from fullrank.search.dense import Encoder, as_float, encoded
 from fullrank.search.protocols import Document, Ranking
 from fullrank.search.run import at_least_one
 
@@ -118,7 +118,7 @@ class LoReReranker:
             ValueError: X is no matrix and no batch of matrices, or not finite.
         """
         arrays = not isinstance(X, Tensor)
-        rows = _as_float(X)
+        rows = as_float(X).detach()
         if rows.ndim not in (2, 3):
             raise ValueError(f"X has shape {tuple(rows.shape)}; (rows, d) or (batch, rows, d) is needed")
         if not rows.isfinite().all():
@@ -220,7 +220,7 @@ class LoReReranker:
 
 def _batched(query: Any, candidates: Any, mask: Any) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Queries (batch, d), candidates (batch, M, d), which of them there are, and whether there was no batch."""
-    Q, C = _as_float(query), _as_float(candidates)
+    Q, C = as_float(query).detach(), as_float(candidates).detach()
     single = Q.ndim == 1
     Q, C = (Q.unsqueeze(0), C.unsqueeze(0)) if single else (Q, C)
     if Q.ndim != 2 or C.ndim != 3 or len(Q) != len(C) or Q.shape[-1] != C.shape[-1]:
@@ -252,12 +252,6 @@ def _leading(G: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ties = values[..., -k] - values[..., -k - 1] < 1e-6 * values[..., -1]
         _LOG.debug("%d of %d sets have equal singular values at component %d", int(ties.sum()), ties.numel(), k)
     return values[..., -k:].clamp(min=0), U[..., -k:]
-
-
-def _as_float(X: Any) -> Tensor:
-    """At least float32: half precision would tie what differs."""
-    tensor = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.require(X, requirements=("C", "W")))
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _check_finite(X: Tensor, first: int) -> None:
