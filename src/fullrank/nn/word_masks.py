@@ -66,10 +66,11 @@ def masked_softmax(
     """Softmax over the words, exactly 0 on padding; rows of zeros, never NaN, for texts without words."""
     if keep is None:
         return Z.softmax(-1)
-    keep = keep.unsqueeze(1)
+    has_words = keep.any(-1, keepdim=True)
     # A text without words attends everywhere for a moment: its softmax would be NaN, and so would its gradient.
-    usable = keep | ~keep.any(-1, keepdim=True)
-    return Z.masked_fill(~usable, -math.inf).softmax(-1).masked_fill(~keep, 0)
+    # Adding -inf spares the passes over all heads that filling Z before the softmax and A after it would take.
+    bias = torch.zeros_like(keep, dtype=Z.dtype).masked_fill(~keep & has_words, -math.inf)
+    return (Z + bias.unsqueeze(1)).softmax(-1) * has_words.unsqueeze(1)
 
 
 def masked_mean(
