@@ -238,10 +238,11 @@ def test_input_dropout_is_offered():
     assert torch.equal(model(x), model(x))
 
 
-def test_the_randomised_start_holds_the_energy_of_the_exact_one():
+@pytest.mark.parametrize("noise", [0.1, 100])  # a spectrum that falls, and a flat one
+def test_the_randomised_start_holds_the_energy_of_the_exact_one(noise):
     torch.manual_seed(0)
-    linear = nn.Linear(300, 200)
-    linear.weight.data = torch.randn(200, 60) @ torch.randn(60, 300) + 0.1 * torch.randn(200, 300)
+    linear = nn.Linear(1024, 1024)
+    linear.weight.data = torch.randn(1024, 60) @ torch.randn(60, 1024) + noise * torch.randn(1024, 1024)
     energy = {}
     for kind in ("full", "randomized"):
         adapter = LamdaConfig(r=16, svd=kind, target_modules=["0"])

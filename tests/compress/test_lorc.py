@@ -67,7 +67,7 @@ def test_full_rank_recovers_the_weight():
     torch.testing.assert_close(quantised + B @ A, weight, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(96, 128), (200, 64)])
+@pytest.mark.parametrize("shape", [(96, 128), (200, 64), (1024, 1024), (768, 3072)])
 def test_the_randomised_factors_hold_as_much_as_the_exact_ones(shape):
     weight = _weight(*shape)
     quantised = Grid(4).quantize(weight).dequantize()

@@ -66,7 +66,7 @@ def test_scale_does_not_matter():
         torch.testing.assert_close(scaled.float(), values, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("method", ["auto", "exact", "gram", "randomized"])
+@pytest.mark.parametrize("method", ["auto", "exact", "gram", "randomized", "krylov"])
 @pytest.mark.parametrize("shape", [(90, 40), (40, 90), (2, 50, 50)])
 def test_factors_are_a_decomposition(method, shape):
     generator = torch.Generator().manual_seed(3)
@@ -88,12 +88,37 @@ def test_a_rank_deficient_matrix_keeps_orthonormal_factors():
     assert S[0] == pytest.approx(math.sqrt(600), rel=1e-5)
 
 
-def test_randomized_is_reproducible_and_takes_a_generator():
+@pytest.mark.parametrize("method", ["randomized", "krylov"])
+def test_random_directions_are_reproducible_and_take_a_generator(method):
     matrix = torch.randn(200, 100, generator=torch.Generator().manual_seed(4))
-    once, twice = (linalg.svd(matrix, 5, "randomized").U for _ in range(2))
+    once, twice = (linalg.svd(matrix, 5, method).U for _ in range(2))
     assert torch.equal(once, twice)
-    other = linalg.svd(matrix, 5, "randomized", generator=torch.Generator().manual_seed(9)).U
+    other = linalg.svd(matrix, 5, method, generator=torch.Generator().manual_seed(9)).U
     assert not torch.equal(once, other)
+
+
+@pytest.mark.parametrize("method", ["auto", "krylov"])
+@pytest.mark.parametrize("shape", [(1024, 1024), (1024, 2048), (3072, 1024)])
+def test_the_leading_directions_of_a_flat_spectrum_are_found(method, shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    found, exact = linalg.svd(matrix, 8, method).S, linalg.singular_values(matrix)[:8]
+    assert found.square().sum() > 0.99 * exact.square().sum()
+    assert bool((found <= exact * (1 + 1e-5)).all())
+
+
+@pytest.mark.parametrize("rank", [30, 90, 100])
+def test_blocks_that_fill_the_matrix_are_exact(rank):
+    matrix = torch.randn(100, 120, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(linalg.svd(matrix, rank, "krylov").S, linalg.singular_values(matrix)[:rank])
+
+
+@pytest.mark.parametrize("method", ["randomized", "krylov"])
+def test_gradient_passes_through_random_directions(method):
+    generator = torch.Generator().manual_seed(4)
+    falling = torch.randn(40, 30, dtype=torch.float64, generator=generator) * 0.5 ** torch.arange(30)
+    matrix = falling.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(linalg.svd(matrix, 3, method).S.square().sum(), matrix)
+    torch.testing.assert_close(gradient, 2 * linalg.svd(falling, 3, "exact").reconstruct(), rtol=1e-6, atol=1e-6)
 
 
 def test_gradient_reaches_the_matrix():
@@ -117,6 +142,7 @@ def test_non_finite_entries_are_refused_with_their_position(bad):
         (lambda m: linalg.svd(m, rank=0), "rank=0 does not fit"),
         (lambda m: linalg.svd(m, rank=5), "1 to 4 is accepted"),
         (lambda m: linalg.svd(m, method="randomized"), "needs `rank`"),
+        (lambda m: linalg.svd(m, method="krylov"), "needs `rank`"),
         (lambda m: linalg.svd(m[0]), "at least two axes"),
         (lambda m: linalg.svd(m.long()), "floating dtype"),
     ],

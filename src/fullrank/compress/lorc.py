@@ -51,7 +51,7 @@ class LoRCConfig:
         bits_pattern: other bits, likewise.
         grid: see `Grid`.
         sym_mode: see `Grid`.
-        svd: "randomized" finds the leading directions by subspace iteration, "exact" decomposes in full.
+        svd: "randomized" finds the leading directions by block Krylov iteration, "exact" decomposes in full.
         activations: of the layers' inputs: None keeps them, "int8" rounds every token to a symmetric grid of its own,
             "int8-asymmetric" to one from its least to its largest value.
 
@@ -157,7 +157,7 @@ def lorc_factors(
         quantized_weight: W'.
         rank: 0 to min(out, in).
         scale: S by input, (in,), or a symmetric matrix (in, in); None weighs all alike.
-        svd: "randomized" (subspace iteration, seeded) or "exact".
+        svd: "randomized" (block Krylov iteration, seeded) or "exact".
         generator: of the randomised SVD.
         name: of the layer, in errors.
 
@@ -258,7 +258,8 @@ def pseudo_inverse(scale: Tensor) -> tuple[Tensor, int]:
 
 
 def _leading(E: Tensor, rank: int, method: Decomposition, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    U, S, Vh = truncated_svd(E, rank, method, generator)
+    # The spectrum of rounding errors is nearly flat.
+    U, S, Vh = truncated_svd(E, rank, "krylov" if method == "randomized" else "exact", generator)
     return S.unsqueeze(1) * Vh, U
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fullrank.linalg.finite import require_finite
-from fullrank.linalg.svd import SVD, gram_factors, signed
+from fullrank.linalg.svd import SVD, direct_factors, signed
 
 
 def weighted_svd(
@@ -53,21 +53,13 @@ def weighted_svd(
         scaled = L.unsqueeze(-1) * scaled if L.ndim == 1 else L @ scaled
     if R is not None:
         scaled = scaled * R if R.ndim == 1 else scaled @ R
-    U, S, Vh = _svd(scaled, rank or min(rows, columns), method)
+    U, S, Vh = signed(direct_factors(scaled, rank or min(rows, columns), method == "auto"))
     if L is not None:
         U = _inverse_scales(L).unsqueeze(-1) * U if L.ndim == 1 else _solve("left", L, U)
     if R is not None:
         Vh = Vh * _inverse_scales(R) if R.ndim == 1 else _solve("right", R.mT, Vh.mT).mT
     dtype = torch.float64 if matrix.dtype == torch.float64 else torch.float32
     return SVD(U.to(dtype), S.to(dtype), Vh.to(dtype))
-
-
-def _svd(matrix: Tensor, rank: int, method: str) -> SVD:
-    factors = gram_factors(matrix, rank, demand=True) if method == "auto" else None
-    if factors is not None:
-        return signed(factors)
-    U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
-    return signed(SVD(U[:, :rank], S[:rank], Vh[:rank]))
 
 
 def _inverse_scales(weights: Tensor) -> Tensor:
