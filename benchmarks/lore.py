@@ -81,9 +81,11 @@ def scoring(pairs: int) -> list[list[str]]:
                         bos_token_id=None, eos_token_id=None)  # fmt: skip
     lm = GPT2LMHeadModel(config).eval()
     pool = [Exemplar(str(row["id"]), row["question"], row["answer"]) for row in data.load("gsm8k-mini", "train")[:500]]
-    near = solution_neighbours(pool, 24)[0]
-    prompts = [PromptTemplate()([pool[place]], pool[0].question) for place in near]
-    targets = [numbered_solution(pool[0].solution)] * len(near)
+    # As `rank_candidates` asks them, exemplar by exemplar; every one is a candidate of about 24 questions.
+    near = solution_neighbours(pool, 24)
+    asked = sorted((place, sample) for sample, row in enumerate(near) for place in row)[:96]
+    prompts = [PromptTemplate()([pool[place]], pool[sample].question) for place, sample in asked]
+    targets = [numbered_solution(pool[sample].solution) for _, sample in asked]
     tokens = sum(map(len, tokenizer([a + b for a, b in zip(prompts, targets, strict=True)]).input_ids))
     ours, peer = score_candidates(lm, tokenizer, prompts, targets), pair_by_pair(lm, tokenizer, prompts, targets)
     times = alternate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from functools import partial
 
@@ -36,6 +37,42 @@ def test_scores_are_means_of_log_likelihoods():
         assert score == pytest.approx(np.mean(known), abs=1e-5)  # a mean: long solutions do not lose by their length
     assert score_candidates(lm, words, prompts, targets, batch_size=1) == pytest.approx(scores, abs=1e-5)
     assert score_candidates(lm, words, [], []) == []
+
+
+def test_what_prompts_begin_with_is_read_once():
+    lm, words = gpt2(), tokenizer()
+    exemplars = ["aa bb cc dd ee ff gg hh " * 3, "hh gg ff ee dd cc bb aa " * 3]
+    prompts = [exemplars[n % 2] + question for n, question in enumerate(["xx", "yy zz", "zz xx yy", "xx xx", "yy"] * 2)]
+    prompts += ["aa bb", "cc"]
+    targets = [["xx yy", "zz"][n % 2] for n in range(len(prompts))]
+    read: list[int] = []
+    hook = lm.get_input_embeddings().register_forward_pre_hook(lambda _, given: read.append(given[0].numel()))
+    scores = score_candidates(lm, words, prompts, targets)
+    hook.remove()
+    tokens = sum(map(len, words([f"{a} {b}" for a, b in zip(prompts, targets, strict=True)]).input_ids))
+    assert sum(read) < tokens / 2
+    alone = [score_candidates(lm, words, [a], [b])[0] for a, b in zip(prompts, targets, strict=True)]
+    assert scores == pytest.approx(alone, abs=1e-5)
+
+
+def test_candidates_are_asked_for_exemplar_by_exemplar(monkeypatch):
+    calls = []
+
+    def score(prompts: list[str], targets: list[str]) -> list[float]:
+        calls.append(prompts)
+        return [float(len(prompt)) for prompt in prompts]
+
+    monkeypatch.setattr("fullrank.search.exemplar_candidates._SCORED", 3)
+    candidates = [[[1, 2], [3]], [[2], [0, 1]], [[1], []], [[0], [2]]]
+    ranked = rank_sets(POOL, candidates, score)
+    assert [len(prompts) for prompts in calls] == [3, 4, 1]
+    prompts = [
+        [PROMPT([POOL[p] for p in places], POOL[n].question) for places in row] for n, row in enumerate(candidates)
+    ]
+    assert sorted(itertools.chain(*calls)) == sorted(itertools.chain(*prompts))
+    assert [sorted(row) for row in ranked] == [sorted(row) for row in candidates]
+    assert ranked[0] == [[1, 2], [3]]
+    assert ranked[2] == [[1], []]
 
 
 def test_candidates_are_ordered_by_what_they_do_for_the_samples_own_solution():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +13,15 @@ from torch import Tensor
 from fullrank.search.determinantal import dpp_kernel, k_dpp_sample
 from fullrank.search.exemplar_selection import lexical_exemplars
 from fullrank.search.exemplars import PROMPT, Exemplar, Template, numbered_solution, plain_solution
-from fullrank.search.language_model_scores import continuation_likelihoods
+from fullrank.search.language_model_scores import common_start, continuation_likelihoods
 from fullrank.search.pretrained import Pretrained
 
 Score = Callable[[list[str], list[str]], Sequence[float]]
+
+# Prompts are scored together where so many have at least this share of their tokens in common, from the start on.
+_FAMILY, _COMMON_SHARE = 4, 0.25
+# Prompts that are made and scored at a time, at least.
+_SCORED = 4096
 
 
 def solution_neighbours(pool: Sequence[Exemplar], n: int = 49) -> list[list[int]]:
@@ -71,6 +77,9 @@ def score_candidates(
 ) -> list[float]:
     """Mean log-likelihood per token of every target behind its prompt, in batches of like length.
 
+    Prompts that begin alike, such as those with the same exemplars in front, are batched together, and what they begin
+    with is read once a batch.
+
     Args:
         lm: a decoder of transformers, in evaluation mode.
         tokenizer: of the model.
@@ -91,10 +100,12 @@ def score_candidates(
     rows = [[*head, *tail] for head, tail in zip(heads, tails, strict=True)]
     _check(tails, rows, getattr(pretrained.model.config, "max_position_embeddings", None))
     scores = [0.0] * len(rows)
-    for numbers in pretrained.batches(rows):
-        sums = continuation_likelihoods(lm, [heads[n] for n in numbers], [tails[n] for n in numbers])
-        for number, value in zip(numbers, sums.tolist(), strict=True):
-            scores[number] = value / len(tails[number])
+    for family in _families(rows):
+        for places in pretrained.batches([rows[number] for number in family]):
+            numbers = [family[place] for place in places]
+            sums = continuation_likelihoods(lm, [heads[n] for n in numbers], [tails[n] for n in numbers])
+            for number, value in zip(numbers, sums.tolist(), strict=True):
+                scores[number] = value / len(tails[number])
     return scores
 
 
@@ -134,13 +145,44 @@ def rank_sets(
         raise ValueError(
             f"candidates of {len(sets)} samples for {len(pool)} exemplars; the first exemplars are sampled"
         )
-    ranked = []
-    for sample, row in zip(pool, sets, strict=False):
-        prompts = [template([pool[place] for place in places], sample.question) for places in row]
-        scores = score(prompts, [numbered_solution(sample.solution)] * len(row))
-        order = sorted(range(len(row)), key=lambda number, scores=scores: -scores[number])
-        ranked.append([list(row[number]) for number in order])
-    return ranked
+    scores = [[0.0] * len(row) for row in sets]
+    for asked in _asked(sets):
+        prompts = [template([pool[place] for place in sets[n][number]], pool[n].question) for n, number in asked]
+        found = score(prompts, [numbered_solution(pool[n].solution) for n, _ in asked])
+        for (n, number), value in zip(asked, found, strict=True):
+            scores[n][number] = value
+    orders = [sorted(range(len(row)), key=lambda number, row=row: -row[number]) for row in scores]
+    return [[list(row[number]) for number in order] for row, order in zip(sets, orders, strict=True)]
+
+
+def _asked(sets: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[tuple[int, int]]]:
+    """Samples and the numbers of their sets, those with the same exemplar in front next to each other."""
+    by_first = sorted(
+        (places[0] if places else -1, n, number) for n, row in enumerate(sets) for number, places in enumerate(row)
+    )
+    asked: list[tuple[int, int]] = []
+    for _, same in itertools.groupby(by_first, key=lambda found: found[0]):
+        asked += [(n, number) for _, n, number in same]
+        if len(asked) >= _SCORED:
+            yield asked
+            asked = []
+    if asked:
+        yield asked
+
+
+def _families(rows: Sequence[list[int]]) -> list[list[int]]:
+    """Numbers of the rows that begin alike, family by family, and at last of all those that are in none."""
+    order = sorted(range(len(rows)), key=lambda number: rows[number])
+    starts = [
+        place for place, pair in enumerate(itertools.pairwise(order), 1) if not _begin_alike(*(rows[n] for n in pair))
+    ]
+    families = [order[start:end] for start, end in itertools.pairwise([0, *starts, len(order)])]
+    alone = [number for family in families if len(family) < _FAMILY for number in family]
+    return [*(family for family in families if len(family) >= _FAMILY), alone]
+
+
+def _begin_alike(row: Sequence[int], other: Sequence[int]) -> bool:
+    return common_start([row, other]) >= _COMMON_SHARE * max(len(row), len(other))
 
 
 def _check(tails: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], limit: int | None) -> None:
