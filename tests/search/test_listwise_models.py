@@ -26,7 +26,7 @@ from fullrank.search.pairwise_prompts import LikelihoodComparison, PromptedCompa
 from fullrank.search.prompted_model import prompted_model
 
 from .conftest import collection
-from .tiny_models import gpt2, llama, t5, tokenizer
+from .tiny_models import gpt2, hybrid, llama, sliding, stateful, t5, tokenizer
 
 TEXTS = ["aa bb cc", "dd", "ee ff gg hh ii jj kk", "aa", "mm nn oo pp"]
 PASSAGE = re.compile(r"<passage (\w+)>\n(.*?)\n</passage", re.DOTALL)
@@ -219,7 +219,8 @@ def attended(model, start, query):
     ids = torch.tensor([[*start, *query]])
     with torch.no_grad():
         attentions = model(ids, output_attentions=True).attentions
-    return sum(weights[0, :, len(start) :, : len(start)].mean(1).sum(0) for weights in attentions)
+    told = [weights for weights in attentions if weights is not None]
+    return sum(weights[0, :, len(start) :, : len(start)].mean(1).sum(0) for weights in told)
 
 
 def test_attention_of_the_query_to_the_passages(monkeypatch):
@@ -244,6 +245,20 @@ def test_attention_of_the_query_to_the_passages(monkeypatch):
     assert InContextScorer(llama(), tokenizer(), passage_length=2)._passages(TEXTS)[1][2] == slice(8, 10)
 
 
+@pytest.mark.parametrize("model", [sliding, hybrid])
+def test_attention_of_layers_that_forget(model, monkeypatch):
+    monkeypatch.setattr("fullrank.search.in_context._CHUNK", 7)
+    scorer = InContextScorer(model(), tokenizer(), calibrate=False)
+    start, spans = scorer._passages(TEXTS)
+    own = attended(model(), start, scorer._query("aa bb"))
+    assert len(start) > 20  # tokens in the window
+    assert scorer.score("aa bb", TEXTS) == pytest.approx([float(own[span].sum()) for span in spans], abs=1e-5)
+    empty = attended(model(), start, scorer._query("N/A"))
+    with torch.inference_mode():
+        second = scorer._attention(start, [scorer._query("aa bb"), scorer._query("N/A")])[1]
+    torch.testing.assert_close(second, empty)
+
+
 def test_attention_must_be_told():
     model = copy.deepcopy(llama())
     model.set_attn_implementation("sdpa")
@@ -251,6 +266,8 @@ def test_attention_must_be_told():
         InContextScorer(model, tokenizer()).score("aa", TEXTS)
     with pytest.raises(ValueError, match="max_length=20: 5 passages and the query have"):
         InContextScorer(llama(), tokenizer(), max_length=20).score("aa", TEXTS)
+    with pytest.raises(ValueError, match="a MambaForCausalLM has no attention to read"):
+        InContextScorer(stateful(), tokenizer()).score("aa", TEXTS)
     assert SlidingWindowReranker(InContextScorer(llama(), tokenizer()), 3, 2).calls == 0
 
 

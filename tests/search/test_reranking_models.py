@@ -21,7 +21,7 @@ from fullrank.search.model_scorers import CrossEncoderScorer, MonoT5Scorer, Rank
 from fullrank.search.query_likelihood import QueryLikelihoodScorer
 
 from .conftest import HashEncoder, collection
-from .tiny_models import bert_config, classifier, gpt2, llama, masked, t5, tokenizer
+from .tiny_models import bert_config, classifier, gpt2, hybrid, llama, masked, sliding, stateful, t5, tokenizer
 
 TEXTS = ["aa bb cc", "dd", "ee ff gg hh ii jj kk", "aa", "mm nn oo pp"]
 
@@ -160,6 +160,15 @@ def test_a_common_start_is_read_once_and_changes_nothing(model, monkeypatch):
     torch.testing.assert_close(again, unshared, atol=1e-4, rtol=1e-4)
     assert continuation_likelihoods(model(), [[5], [6]], [[], []]).tolist() == [0, 0]
     assert decoder_logits(model(), rows, [0, 2]).shape[:2] == (3, 2)
+
+
+@pytest.mark.parametrize("model", [sliding, hybrid, stateful])
+def test_a_common_start_longer_than_a_window_or_before_a_state_changes_nothing(model):
+    start = list(range(10, 60))
+    rows = [[*start, *behind] for behind in ([50, 51, 52], [53], [54, 55])]
+    with torch.no_grad():
+        single = torch.stack([model()(input_ids=torch.tensor([row])).logits[0, -1] for row in rows])
+    torch.testing.assert_close(next_token_logits(model(), rows, range(20)), single[:, :20], atol=1e-5, rtol=1e-5)
 
 
 def test_duo_t5_sums_preferences():

@@ -13,8 +13,14 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
@@ -87,3 +93,33 @@ def llama() -> LlamaForCausalLM:
                          num_key_value_heads=1, intermediate_size=24, max_position_embeddings=2048,
                          attn_implementation="eager", bos_token_id=3, eos_token_id=1)  # fmt: skip
     return LlamaForCausalLM(config).eval()
+
+
+@cache
+def sliding() -> MistralForCausalLM:
+    """A decoder that looks back no further than 20 tokens."""
+    torch.manual_seed(0)
+    config = MistralConfig(vocab_size=len(tokenizer()), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                           num_key_value_heads=1, intermediate_size=24, max_position_embeddings=2048, head_dim=8,
+                           sliding_window=20, attn_implementation="eager", bos_token_id=3, eos_token_id=1)  # fmt: skip
+    return MistralForCausalLM(config).eval()
+
+
+@cache
+def hybrid() -> Lfm2ForCausalLM:
+    """A decoder of which one layer is a convolution, and keeps a state."""
+    torch.manual_seed(0)
+    config = Lfm2Config(vocab_size=len(tokenizer()), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        num_key_value_heads=1, intermediate_size=24, max_position_embeddings=2048,
+                        layer_types=["conv", "full_attention"], attn_implementation="eager",
+                        bos_token_id=3, eos_token_id=1)  # fmt: skip
+    return Lfm2ForCausalLM(config).eval()
+
+
+@cache
+def stateful() -> MambaForCausalLM:
+    """A decoder without attention."""
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=len(tokenizer()), hidden_size=16, num_hidden_layers=1, state_size=4,
+                         bos_token_id=3, eos_token_id=1)  # fmt: skip
+    return MambaForCausalLM(config).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,23 +109,43 @@ class InContextScorer:
         ids = torch.tensor([start], device=model.device)
         cache = None
         for at in range(0, len(start), _CHUNK):
-            cache = model.base_model(
-                input_ids=ids[:, at : at + _CHUNK], past_key_values=cache, use_cache=True
-            ).past_key_values
+            out = model.base_model(input_ids=ids[:, at : at + _CHUNK], past_key_values=cache, use_cache=True)
+            cache = getattr(out, "past_key_values", None)
+            if cache is None:
+                raise ValueError(f"a {type(model).__name__} has no attention to read; give a decoder that has")
         self.calls += 1 + len(behind)
         found = []
         for row in behind:
             out = model.base_model(
                 input_ids=torch.tensor([row], device=model.device),
-                past_key_values=cache,
+                past_key_values=_branch(cache),
                 use_cache=True,
                 output_attentions=True,
             )
-            cache = out.past_key_values
-            cache.crop(-len(row))
-            layers = [weights[0, :, :, : len(start)].float().mean(1).sum(0) for weights in out.attentions]
-            found.append(torch.stack(layers).sum(0))
+            found.append(_read(out.attentions, len(start), len(row)))
         return found
+
+
+def _branch(cache: Any) -> Any:
+    """The same keys and values, behind which a query can be read while the cache stays as it is.
+
+    Taking the query back would not do: a layer with a sliding window has let go of what left it by then.
+    """
+    if not hasattr(cache, "layers"):
+        return copy.deepcopy(cache)
+    twin = copy.copy(cache)
+    # Keys and values are joined into new tensors, a state is written over.
+    twin.layers = [(copy.deepcopy if hasattr(layer, "conv_states") else copy.copy)(layer) for layer in cache.layers]
+    return twin
+
+
+def _read(attentions: Sequence[Tensor | None], start: int, query: int) -> Float[Tensor, " start"]:
+    """Attention to every token of the start: mean over the query's tokens, sum over heads and layers.
+
+    A layer with a sliding window has weights for the last tokens alone, one without attention has none.
+    """
+    layers = [weights[0, :, :, :-query].float().mean(1).sum(0) for weights in attentions if weights is not None]
+    return torch.stack([torch.nn.functional.pad(seen, (start - len(seen), 0)) for seen in layers]).sum(0)
 
 
 def _calibrated(own: Float[Tensor, " tokens"], empty: Float[Tensor, " tokens"]) -> float:

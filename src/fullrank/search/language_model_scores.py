@@ -110,12 +110,12 @@ def decoder_logits(
     ids, mask = (part.to(model.device) for part in padded(rows, padding))
     shared = min(common_start(rows), places[0])
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    if len(rows) > 1 and shared >= _WORTH_SHARING:
-        cache = model.base_model(input_ids=ids[:1, :shared], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(rows))
-        inputs |= {"input_ids": ids[:, shared:], "past_key_values": cache}
-    else:
+    worth = len(rows) > 1 and shared >= _WORTH_SHARING
+    cache = _read_once(model, ids[:1, :shared], len(rows)) if worth else None
+    if cache is None:
         shared = 0
+    else:
+        inputs |= {"input_ids": ids[:, shared:], "past_key_values": cache}
     wanted = torch.tensor([place - shared for place in places], device=ids.device)
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         return model(**inputs, logits_to_keep=wanted).logits.float()
@@ -150,6 +150,15 @@ def first_step_logits(
         input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=start.repeat(len(input_ids), 1)
     ).logits
     return logits[:, -1, list(ids)].float()
+
+
+def _read_once(model: Any, start: Int[Tensor, "1 shared"], rows: int) -> Any | None:
+    """Keys and values of a start, for every row; None of a model that keeps a state in place of them (Mamba, LFM2)."""
+    cache = getattr(model.base_model(input_ids=start, use_cache=True), "past_key_values", None)
+    if cache is None or any(hasattr(layer, "conv_states") for layer in getattr(cache, "layers", ())):
+        return None
+    cache.batch_repeat_interleave(rows)
+    return cache
 
 
 def _likelihoods(logits: Tensor, labels: Tensor) -> Tensor:
