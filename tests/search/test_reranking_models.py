@@ -257,6 +257,23 @@ def test_sparse_vectors_by_their_definition():
     assert scorer.score("aa", []) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_over_vectors_of_half_precision_make_no_ties(dtype):
+    model = copy.deepcopy(masked()).to(dtype)
+    torch.manual_seed(0)
+    texts = [" ".join(f"{a}{b}" for a, b in zip("abcdefgh", random, strict=True)) for random in permutations(200)]
+    late = LateInteractionScorer(ColBERT(bert_config(), dim=8).to(dtype).eval(), tokenizer()).score("aa dd", texts)
+    sparse = SparseScorer(model, tokenizer()).score("aa dd", texts)
+    for scores in (late, sparse):
+        rounded = torch.tensor(scores).to(dtype).float()
+        assert len(set(rounded.tolist())) < 150 < 190 < len(set(scores))
+
+
+def permutations(count):
+    generator = torch.Generator().manual_seed(0)
+    return ["".join("abcdefgh"[n] for n in torch.randperm(8, generator=generator)) for _ in range(count)]
+
+
 def test_layerwise_logits():
     model, ask = llama(), "relevant Yes"
     scorer = LayerwiseScorer(model, tokenizer(), instruction=ask, batch_size=2)

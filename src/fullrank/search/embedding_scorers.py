@@ -110,7 +110,7 @@ class SparseScorer(ModelScorer):
         if not texts:
             return []
         unique, places = distinct(queries)
-        Q = torch.cat([self.encoder.vectors([query]) for query in unique])
+        Q = torch.cat([self.encoder.vectors([query]) for query in unique]).float()
         distinct_texts, positions = distinct(texts)
         stands = _stands(distinct_texts, positions)
         scores = np.zeros(len(texts))
@@ -118,7 +118,7 @@ class SparseScorer(ModelScorer):
             pairs = [(row, number) for row, place in enumerate(numbers) for number in stands[place]]
             first = torch.tensor([places[number] for _, number in pairs], device=D.device)
             second = torch.tensor([row for row, _ in pairs], device=D.device)
-            scores[[number for _, number in pairs]] = (Q @ D.T)[first, second].float().cpu().numpy()
+            scores[[number for _, number in pairs]] = (Q @ D.float().T)[first, second].cpu().numpy()
         return scores.tolist()
 
 

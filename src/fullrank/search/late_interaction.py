@@ -30,7 +30,7 @@ def maxsim(
             and divides by the number of words, as Rankify does.
 
     Returns:
-        Scores; 0 for a document without tokens.
+        Scores, in single precision at least; 0 for a document without tokens.
 
     Raises:
         ValueError: an unknown convention, or masks of another shape.
@@ -38,10 +38,14 @@ def maxsim(
     check_convention(convention)
     words = _mask(query_mask, query, "query_mask")
     present = _mask(document_mask, documents, "document_mask")
-    per_document = max(1, query.shape[0] * query.shape[1] * documents.shape[1] * query.element_size())
+    # Products in half precision tie, and so do their sums.
+    dtype = torch.promote_types(torch.promote_types(query.dtype, documents.dtype), torch.float32)
+    query = query.to(dtype)
+    per_token = max(query.shape[0] * query.shape[1], query.shape[2])  # products, or the vector itself
+    per_document = max(1, per_token * documents.shape[1] * query.element_size())
     chunk = max(1, _BYTES // per_document)
     parts = [
-        _best(query, documents[start : start + chunk], present[start : start + chunk])
+        _best(query, documents[start : start + chunk].to(dtype), present[start : start + chunk])
         for start in range(0, len(documents), chunk)
     ]
     best = torch.cat(parts, dim=1) if parts else query.new_zeros(query.shape[0], 0, query.shape[1])
