@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
 from fullrank.search import PointwiseReranker, reranker
 from fullrank.search.colbert import ColBERT
 from fullrank.search.duo_t5 import DuoT5Scorer
 from fullrank.search.embedding_scorers import EncoderScorer, LateInteractionScorer, SparseScorer
+from fullrank.search.exemplar_encoder import ExemplarEncoder
 from fullrank.search.language_model_scores import continuation_likelihoods, decoder_logits, next_token_logits
 from fullrank.search.layerwise import LayerwiseScorer, shallower
 from fullrank.search.model_scorers import CrossEncoderScorer, MonoT5Scorer, RankT5Scorer, TwolarScorer
@@ -41,6 +42,16 @@ def test_cross_encoders_score_as_one_text_at_a_time(labels):
     assert long == pytest.approx(CrossEncoderScorer(model, tokenizer()).score("aa dd", ["bb " * 59]), abs=1e-6)
     with pytest.raises(ValueError, match="max_length=4 leaves no room for a passage beside 4 tokens of the query"):
         CrossEncoderScorer(model, tokenizer(), max_length=4).score("aa dd", ["ee ff"])
+
+
+def test_positions_that_begin_behind_the_filling_are_not_read(tmp_path):
+    config = bert_config(num_labels=1).to_dict() | {"model_type": "roberta", "pad_token_id": 0}
+    model = RobertaForSequenceClassification(RobertaConfig(**config)).eval()  # 64 positions, of which 63 are of tokens
+    long = CrossEncoderScorer(model, tokenizer()).score("aa dd", ["bb " * 100])
+    assert long == pytest.approx(CrossEncoderScorer(model, tokenizer()).score("aa dd", ["bb " * 58]), abs=1e-6)
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    assert ExemplarEncoder(str(tmp_path), local_files_only=True).encode(["bb " * 100]).shape == (1, 16)
 
 
 def test_cross_encoders_of_sentence_transformers_agree_and_plug_in(tmp_path):

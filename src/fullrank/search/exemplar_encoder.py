@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fullrank.search.exemplar_losses import mean_pool
-from fullrank.search.pretrained import Checkpoint, padded
+from fullrank.search.pretrained import Checkpoint, padded, positions
 from fullrank.search.run import at_least_one
 
 
@@ -43,8 +43,8 @@ class ExemplarEncoder(nn.Module):
         at_least_one(max_length, "max_length")
         self._checkpoint = Checkpoint(model, tokenizer, kind="AutoModel", batch_size=batch_size, **options)
         self.model, self.tokenizer = self._checkpoint.model, self._checkpoint.tokenizer
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        self.max_seq_length = max_length if positions is None else min(max_length, positions)
+        most = positions(self.model)
+        self.max_seq_length = max_length if most is None else min(max_length, most)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model and tokenizer as a Hugging Face folder."""

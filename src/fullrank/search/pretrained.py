@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,12 @@ class Pretrained(Checkpoint):
         Args:
             behind: positions that are needed behind the input.
         """
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        return self.max_length if positions is None else min(self.max_length, positions - behind)
+        most = self._positions
+        return self.max_length if most is None else min(self.max_length, most - behind)
+
+    @cached_property
+    def _positions(self) -> int | None:
+        return positions(self.model)
 
     def scored(
         self, rows: Sequence[Sequence[int]], score: Callable[[Tensor, Tensor, list[int]], Tensor]
@@ -181,6 +186,16 @@ class Pretrained(Checkpoint):
         ids, mask = padded(rows, self.tokenizer.pad_token_id or 0)
         device = self.model.device
         return ids.to(device), mask.to(device)
+
+
+def positions(model: Any) -> int | None:
+    """Tokens that a model of transformers has positions for; None for any number."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is None:
+        return None
+    tables = (part for name, part in model.named_modules() if name.endswith("position_embeddings"))
+    filling = getattr(next(tables, None), "padding_idx", None)
+    return most if filling is None else most - filling - 1  # RoBERTa counts from behind the filling's position
 
 
 def check_device(device: str | torch.device) -> None:
