@@ -66,6 +66,28 @@ def test_scale_does_not_matter():
         torch.testing.assert_close(scaled.float(), values, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(("dtype", "power"), [(torch.float32, 70), (torch.float32, 110), (torch.float64, 600)])
+@pytest.mark.parametrize("method", ["auto", "exact", "gram"])
+def test_every_matrix_of_a_batch_has_a_scale_of_its_own(dtype, power, method):
+    matrix = torch.randn(80, 30, generator=torch.Generator().manual_seed(2), dtype=dtype)
+    scales = torch.exp2(torch.tensor([-power, 0, power], dtype=dtype))
+    expected = torch.linalg.svdvals(matrix.double()).to(dtype)
+    factors = linalg.svd(matrix * scales[:, None, None], 5, method)
+    for values in (linalg.singular_values(matrix * scales[:, None, None], method), factors.S):
+        for found, scale in zip(values, scales, strict=True):
+            torch.testing.assert_close(found / scale, expected[: len(found)], rtol=1e-5, atol=0)
+    for power_of_two in scales:
+        weighted = linalg.weighted_svd(matrix * power_of_two, 5)
+        torch.testing.assert_close(weighted.S / power_of_two, expected[:5], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("power", [-75, 70])
+def test_blocks_of_rows_whose_squares_single_precision_loses(power):
+    matrix = torch.randn(80, 30, generator=torch.Generator().manual_seed(2))
+    values = linalg.singular_values_of_rows(lambda: (matrix * 2.0**power).split(16))
+    torch.testing.assert_close(values / 2.0**power, torch.linalg.svdvals(matrix), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("method", ["auto", "exact", "gram", "randomized", "krylov"])
 @pytest.mark.parametrize("shape", [(90, 40), (40, 90), (2, 50, 50)])
 def test_factors_are_a_decomposition(method, shape):

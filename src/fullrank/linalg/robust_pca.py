@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fullrank.linalg.finite import require_finite
-from fullrank.linalg.svd import SVD, svd
+from fullrank.linalg.svd import SVD, power_of_two, svd
 
 Method = Literal["ialm", "randomized"]
 
@@ -82,7 +82,7 @@ def robust_pca(
     M = M.reshape(-1, *matrix.shape[-2:])
     lam = 1 / math.sqrt(max(M.shape[-2:])) if lam is None else lam
     tolerance = tolerance or (1e-7 if M.dtype == torch.float64 else 1e-6)
-    scale = _power_of_two(M)
+    scale = power_of_two(M)
     shrink_rank = _Exact() if method == "ialm" else _Randomized(generator)
     solved = _solve(M / scale, lam, tolerance, max_iterations, shrink_rank)
     if not bool(solved.converged.all()):
@@ -110,14 +110,6 @@ def _check(matrix: Tensor, lam: float | None, method: str, tolerance: float | No
             raise ValueError(f"{name}={value}: use a positive number")
     if max_iterations < 1:
         raise ValueError(f"max_iterations={max_iterations}: use at least 1")
-
-
-def _power_of_two(M: Tensor) -> Tensor:
-    """The largest power of two in every matrix, (items, 1, 1): divided by it, exactly, no norm of theirs leaves the
-    range of the dtype.
-    """
-    largest = M.abs().amax((1, 2), keepdim=True)
-    return torch.where(largest > 0, torch.exp2((largest.frexp().exponent - 1).to(M.dtype)), 1)
 
 
 def _solve(M: Tensor, lam: float, tolerance: float, max_iterations: int, shrink_rank: _Exact) -> RobustPCA:

@@ -75,8 +75,11 @@ def singular_values(
         return matrix.new_zeros((*matrix.shape[:-2], min(matrix.shape[-2:])), dtype=compute)
     if method == "exact" or (method == "auto" and matrix.requires_grad):
         return torch.linalg.svdvals(matrix.to(compute))
+    scale = _out_of_range(matrix)
+    if scale is not None:
+        return singular_values(matrix.to(compute) / scale, method, name) * scale.squeeze(-1)
     if method == "gram":
-        return _gram_values(matrix, torch.float64)[0].to(compute)
+        return _values_of_gram(_gram_matrix(matrix, torch.float64))[0].to(compute)
     return _certified_values(matrix, compute)
 
 
@@ -100,9 +103,12 @@ def singular_values_of_rows(
         ValueError: NaN or infinite entries, with the position of the first, or no rows.
     """
     gram = _gram_of_blocks(blocks(), None, name)
-    values, noise = _values_of_gram(gram)
-    if gram.dtype == torch.float64 or bool(_resolved(values, noise)):
-        return values.to(gram.dtype)
+    if gram.dtype == torch.float64:
+        return _values_of_gram(gram)[0]
+    if 2.0**-60 < float(gram.diagonal().max()) < 2.0**100:  # squares neither underflowed nor overflowed
+        values, noise = _values_of_gram(gram)
+        if bool(_resolved(values, noise)):
+            return values.to(torch.float32)
     del gram
     values, _ = _values_of_gram(_gram_of_blocks(blocks(), torch.float64, name))
     return values.to(torch.float32)
@@ -192,6 +198,21 @@ def _check(matrix: Tensor, method: str, accepted: tuple[str, ...], name: str = "
     require_finite(matrix, name)
 
 
+def power_of_two(matrix: Tensor) -> Tensor:
+    """The power of two just below the largest |entry| of every matrix, (..., 1, 1); 1 for zeros. Divided by it, which
+    changes no digit, no norm or square of theirs leaves the range of the dtype.
+    """
+    largest = torch.maximum(matrix.amax((-2, -1), keepdim=True), -matrix.amin((-2, -1), keepdim=True))
+    exponent = largest.to(torch.float64).frexp().exponent - 1
+    return torch.where(largest > 0, torch.exp2(exponent.to(_compute_dtype(matrix))), 1)
+
+
+def _out_of_range(matrix: Tensor) -> Tensor | None:
+    """What every matrix has to be divided by before its entries are squared; None where they can be as they are."""
+    scale = power_of_two(matrix.detach())
+    return None if bool(((scale > 2.0**-30) & (scale < 2.0**30)).all()) else scale
+
+
 def _compute_dtype(matrix: Tensor) -> torch.dtype:
     return torch.float64 if matrix.dtype == torch.float64 else torch.float32
 
@@ -220,17 +241,6 @@ def _add_gram(gram: Tensor, rows: Tensor) -> None:
             panel.addmm_(left, right)  # without a matrix for the product
         else:
             panel += left @ right
-
-
-def _gram_values(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Singular values (float64) from the Gram matrix in `dtype`, and how far its eigenvalues may be off, (..., 1)."""
-    lowest, highest = torch.aminmax(matrix.detach())
-    largest = float(torch.maximum(lowest.abs(), highest.abs()))
-    if largest == 0 or 2.0**-30 < largest < 2.0**30:  # squares neither overflow nor underflow
-        return _values_of_gram(_gram_matrix(matrix, dtype))
-    scale = 2.0 ** math.floor(math.log2(largest))  # a power of two changes no digit
-    values, noise = _values_of_gram(_gram_matrix(matrix.to(torch.float64) / scale, dtype))
-    return values * scale, noise * scale**2
 
 
 def _values_of_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,10 +282,10 @@ def _tail_is_negligible(values: Tensor, noise: Tensor) -> Tensor:
 def _certified_values(matrix: Tensor, compute: torch.dtype) -> Tensor:
     rows, columns = matrix.shape[-2:]
     if compute == torch.float32 and max(rows, columns) >= 2 * min(rows, columns):
-        values, noise = _gram_values(matrix, torch.float32)
+        values, noise = _values_of_gram(_gram_matrix(matrix, torch.float32))
         if bool(_resolved(values, noise).all()):
             return values.to(compute)
-    values, noise = _gram_values(matrix, torch.float64)
+    values, noise = _values_of_gram(_gram_matrix(matrix, torch.float64))
     trusted = _resolved(values, noise)
     if compute == torch.float32:  # under 1e-7 of the largest, float32 entries say nothing about a value anyway
         trusted = trusted | _tail_is_negligible(values, noise)
@@ -297,6 +307,8 @@ def gram_factors(matrix: Tensor, rank: int, *, demand: bool) -> SVD | None:
     """SVD from the smaller Gram matrix in float64; None when `demand`ed accuracy is out of its reach."""
     wide = matrix.shape[-2] < matrix.shape[-1]
     tall = (matrix.mT if wide else matrix).to(torch.float64)
+    scale = _out_of_range(tall)
+    tall = tall if scale is None else tall / scale
     eigenvalues, vectors = torch.linalg.eigh(tall.mT @ tall)
     kept = eigenvalues.flip(-1)[..., :rank].clamp_min(0)
     # Vectors are as good as sqrt(eps) of their gap; below 1e-5 of the largest value the second factor loses
@@ -316,6 +328,7 @@ def gram_factors(matrix: Tensor, rank: int, *, demand: bool) -> SVD | None:
         S = torch.diagonal(R, dim1=-2, dim2=-1)
         U = U * torch.where(S < 0, -1.0, 1.0).unsqueeze(-2)
     S, order = S.abs().sort(dim=-1, descending=True)
+    S = S if scale is None else S * scale.squeeze(-1)
     U = torch.take_along_dim(U, order.unsqueeze(-2), dim=-1)
     V = torch.take_along_dim(V, order.unsqueeze(-2), dim=-1)
     compute = _compute_dtype(matrix)
