@@ -241,12 +241,12 @@ print((merged(x) - before).abs().max())
         Claim(
             id="selection-on-the-test-set",
             says=(
-                "The VTAB numbers take the best epoch on the test set, which gives more than choosing the epoch on "
-                "validation data."
+                "The VTAB numbers take the best epoch on the test set, which gives at least a quarter of a point more "
+                "than choosing the epoch on validation data."
             ),
             source="official code",
             unit="%",
-            holds=lambda m: m["best on test"] > m["chosen on validation"],
+            holds=lambda m: m["best on test"] - m["chosen on validation"] >= 0.25,
             kind="finding",
         ),
         Claim(

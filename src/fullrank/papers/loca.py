@@ -88,7 +88,7 @@ print((merged(x) - before).abs().max())
             ),
             source="abstract",
             unit="relative error",
-            holds=lambda m: m["chosen"] < m["low rank"],
+            holds=lambda m: m["chosen"] < m["low rank"] < m["random"],
         ),
         Claim(
             id="glue",
