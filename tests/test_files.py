@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fullrank._files import to_json, write_bytes, write_json, write_text
+from fullrank._files import require_writable, to_json, write_bytes, write_json, write_text
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
@@ -80,3 +80,25 @@ def test_numbers_of_numpy_are_written_as_numbers():
         "t": torch.tensor(2),
     }
     assert json.loads(to_json(written)) == {"rate": 0.5, "seed": 3, "on": True, "none": None, "t": 2}
+
+
+@pytest.mark.parametrize("below", ["a", "a/b/c", ""])
+def test_a_place_in_a_folder_can_be_written(tmp_path, below):
+    require_writable(tmp_path / below)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_holds_no_other_but_may_be_replaced(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("1")
+    require_writable(file)
+    with pytest.raises(NotADirectoryError, match="A file is there, which holds no other") as caught:
+        require_writable(file / "a" / "b")
+    assert caught.value.filename == str(file)
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda place, how: place != tmp_path)  # root may write everywhere
+    with pytest.raises(PermissionError, match="may not be written; name another place") as caught:
+        require_writable(tmp_path / "a" / "b")
+    assert caught.value.filename == str(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -43,6 +44,21 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def require_writable(path: Path) -> None:
+    """See that a file or a folder can be made, before the work of which it will tell.
+
+    Raises:
+        OSError: what would hold it is no folder, or may not be written. The error names that.
+    """
+    holder = path if path.is_dir() else next(place for place in path.absolute().parents if place.exists())
+    if not holder.is_dir():
+        raise NotADirectoryError(
+            errno.ENOTDIR, "A file is there, which holds no other; name another place", str(holder)
+        )
+    if not os.access(holder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "This folder may not be written; name another place", str(holder))
 
 
 def write_text(path: Path, text: str) -> Path:

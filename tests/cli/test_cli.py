@@ -178,7 +178,10 @@ def test_a_run_as_json_has_nothing_else_on_the_standard_output(fullrank, folders
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--seeds", "1,x"), "--seeds 1,x: whole numbers divided by commas are accepted, such as 0,1,2"),
+        *(
+            (("--seeds", text), f'--seeds "{text}": different whole numbers from 0 to 4294967295, divided by commas')
+            for text in ("1,x", "", "-1", "4294967296", "1,0,1")
+        ),
         (("--device", "tpu"), "device='tpu' is not known; accepted: cpu, cuda, cuda:1, mps"),
         (("--device", "cuda:99"), "device='cuda:99' is not there; use --device cpu"),
         (("--runs", "file"), "file"),
@@ -187,6 +190,43 @@ def test_a_run_as_json_has_nothing_else_on_the_standard_output(fullrank, folders
 def test_bad_options_of_a_run(fullrank, folders, arguments, message):
     (folders / "file").write_text("not a folder")
     assert message in fullrank("run", "rankme", *arguments).complaint
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("adapt", "nowhere", "--data", "nothing.tsv", "-o", "file/adapter"),
+        ("compress", "nowhere", "--data", "nothing.tsv", "-o", "file/small"),
+        ("compare-adapters", "--data", "nothing.tsv", "-o", "file/adapters.svg"),
+        ("analyze", "nowhere", "-o", "file/report.html"),
+        ("search", "nowhere", "--queries", "nothing.tsv", "-o", "file/run.trec"),
+        ("rerank", "nothing.trec", "--queries", "nothing.tsv", "--documents", "nowhere", "-o", "file/run.trec"),
+        ("rank", "train", "nothing.svm", "--out", "file/ranker"),
+        ("rank", "clicks", "nothing.jsonl", "--model", "dbn", "-o", "file/model.json"),
+    ],
+    ids=" ".join,
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(fullrank, folders, command):
+    (folders / "file").write_text("no folder")
+    complaint = fullrank(*command).complaint
+    assert complaint == f"{folders / 'file'}: A file is there, which holds no other; name another place"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("adapt", "model", "--data", "data", "-o", "out"),
+        ("compress", "model", "--data", "data", "-o", "out"),
+        ("rank", "train", "data", "-o", "out"),
+        ("rank", "text", "data", "-o", "out"),
+    ],
+    ids=" ".join,
+)
+def test_a_seed_that_no_generator_takes_is_bad_usage(fullrank, command, seed):
+    outcome = fullrank(*command, "--seed", seed)
+    assert outcome.code == 2
+    assert "Invalid value for '--seed'" in outcome.err
 
 
 def test_no_runs_yet(fullrank):

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from fullrank.cli.models import model_path
-from fullrank.cli.output import check_outputs, console, errors, print_json, progress_bar, read_seeds
+from fullrank.cli.output import LARGEST_SEED, check_outputs, console, errors, print_json, progress_bar, read_seeds
 
 if TYPE_CHECKING:
     from fullrank.adapt import Examples
@@ -57,7 +57,9 @@ def adapt(
     max_length: MaxLength = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Train and test on at most so many examples.")] = None,
     target_modules: Targets = None,
-    seed: Annotated[int, typer.Option(help="Of the head, the adapter and the order of examples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Of the head, the adapter and the order of examples.")
+    ] = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:

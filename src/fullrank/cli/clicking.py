@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from fullrank.cli.output import console, errors, print_json
+from fullrank.cli.output import check_places, console, errors, print_json
 
 if TYPE_CHECKING:
     from fullrank.order import ClickModel, ClickSessions
@@ -53,9 +53,7 @@ def clicks(
     """
     from fullrank import order
 
-    for path in output or []:
-        if path.exists() and not overwrite:
-            raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(path))
+    check_places(output or (), overwrite)
     sessions = order.read_click_sessions(log)
     measured_on = sessions if test is None else order.read_click_sessions(test)
     name, options = _MODELS[model]

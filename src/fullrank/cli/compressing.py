@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from fullrank.cli.models import model_path
-from fullrank.cli.output import check_outputs, console, errors, print_json, progress_bar
+from fullrank.cli.output import LARGEST_SEED, check_outputs, console, errors, print_json, progress_bar
 
 if TYPE_CHECKING:
     from fullrank.compress import RankRule
@@ -59,7 +59,7 @@ def compress(
     num_samples: Samples = 256,
     max_length: MaxLength = 128,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Of the draw and the order of examples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the draw and the order of examples.")] = 0,
     resume: Annotated[Path | None, typer.Option(help="Folder of finished layers, to go on after an interruption.")] = (
         None
     ),

@@ -143,7 +143,7 @@ def run(
                 scale,
                 runs=runs,
                 device=device,
-                seeds=read_seeds(seeds) if seeds else None,
+                seeds=None if seeds is None else read_seeds(seeds),
                 fresh=fresh,
                 on_start=started.append,
                 on_progress=move,

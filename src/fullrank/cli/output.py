@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fullrank._files import to_json
+from fullrank._files import require_writable, to_json
 
 console = Console()
 errors = Console(stderr=True)
+
+LARGEST_SEED = 2**32 - 1  # of NumPy's and scikit-learn's older generators
 
 VERDICT_STYLE = {"reproduced": "green", "not reproduced": "red", "not measured": "dim"}
 
@@ -32,12 +34,19 @@ def read_seeds(text: str) -> tuple[int, ...]:
     """The numbers in "0,1,2".
 
     Raises:
-        ValueError: it is written in another way.
+        ValueError: it is written in another way, a seed is none that NumPy takes, or one comes twice, which would make
+            the spread over seeds smaller than it is.
     """
     try:
-        return tuple(int(part) for part in text.split(","))
+        seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--seeds {text}: whole numbers divided by commas are accepted, such as 0,1,2") from None
+        seeds = ()
+    if not seeds or len(set(seeds)) < len(seeds) or not 0 <= min(seeds) <= max(seeds) <= LARGEST_SEED:
+        raise ValueError(
+            f'--seeds "{text}": different whole numbers from 0 to {LARGEST_SEED}, divided by commas, are accepted, '
+            "such as 0,1,2"
+        )
+    return seeds
 
 
 def check_outputs(outputs: Sequence[Path], kinds: Sequence[str], overwrite: bool) -> None:
@@ -45,14 +54,26 @@ def check_outputs(outputs: Sequence[Path], kinds: Sequence[str], overwrite: bool
 
     Raises:
         ValueError: a name ends in none of `kinds`.
-        FileExistsError: one is there, and is not to be replaced.
+        OSError: as `check_places`.
     """
     for path in outputs:
         if path.suffix.lower() not in kinds:
             known = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
             raise ValueError(f"{path}: a name that ends in {known} is accepted")
+    check_places(outputs, overwrite)
+
+
+def check_places(outputs: Iterable[Path], overwrite: bool) -> None:
+    """See that files can be written whatever they are called.
+
+    Raises:
+        FileExistsError: one is there, and is not to be replaced.
+        OSError: a folder cannot be made or may not be written.
+    """
+    for path in outputs:
         if path.exists() and not overwrite:
             raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(path))
+        require_writable(path)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fullrank.cli.output import console, errors, print_json
+from fullrank._files import require_writable
+from fullrank.cli.output import LARGEST_SEED, console, errors, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def train(
     lr: Annotated[
         float | None, typer.Option(help="Learning rate. [default: 0.05, of trees 0.1]", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of initial weights and order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of initial weights and order.")] = 0,
     test: Annotated[Path | None, typer.Option(help="Graded documents to measure nDCG@10 on.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -82,7 +83,7 @@ def text(
     batch_size: Annotated[int, typer.Option(min=1, help="Sessions, or judged queries, at a time.")] = 22,
     warm_up: Annotated[int, typer.Option(min=0, help="Steps until the learning rate is reached.")] = 100,
     lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 2e-5,
-    seed: Annotated[int, typer.Option(help="Of initial weights, masks and order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of initial weights, masks and order.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     test: Annotated[Path | None, typer.Option(help="Judged documents to measure DCG@10 on.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -141,6 +142,7 @@ def score(
 def _refuse_to_replace(out: Path) -> None:
     if (out / "ranker.json").exists():
         raise FileExistsError(17, "A ranker is there; name another folder", str(out))
+    require_writable(out)
 
 
 def _keep(ranker: Any, out: Path, measure: str, measured: float | None, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from fullrank.cli.output import console, errors, print_json
+from fullrank.cli.output import check_places, console, errors, print_json
 
 if TYPE_CHECKING:
     from fullrank.search import Document, Run, SESAReranker
@@ -59,8 +59,7 @@ def rerank(
     from fullrank.search import SESAReranker, rerank_run, reranker
     from fullrank.search.reading import read_queries, read_run, write_run
 
-    if output.exists() and not overwrite:
-        raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
+    check_places([output], overwrite)
     chosen = {"batch_size": batch_size, "max_length": max_length, "local_files_only": None}
     if offline and method not in _OFFLINE:
         chosen["local_files_only"] = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from fullrank.cli.output import console, errors, harmless, print_json
+from fullrank.cli.output import check_places, console, errors, harmless, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -139,8 +139,8 @@ def search(
         raise ValueError("give one query, or a file of them: --queries queries.tsv")
     if query is not None and not query.strip():
         raise ValueError(f"query={query!r} asks for nothing; give some words")
-    if output is not None and output.exists() and not overwrite:
-        raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(output))
+    if output is not None:
+        check_places([output], overwrite)
     if (method == "hyde") != (model is not None):
         raise ValueError(
             f"method={method!r} and model={model!r}: hyde, and no other method, asks a language model; --method hyde "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from fullrank.cli.output import console, errors, print_json, progress_bar
+from fullrank.cli.output import check_places, console, errors, print_json, progress_bar
 
 if TYPE_CHECKING:
     from fullrank.nn.segmentation_report import SegmentationReport
@@ -44,9 +44,7 @@ def segment(
     for folder in folders:
         if folder.suffix and not folder.is_dir():
             raise ValueError(f"{folder} names no format: {', '.join(_REPORTS)} or a folder for masks is accepted")
-    for path in (*reports, *(mask for folder in folders for mask in mask_paths(images, folder))):
-        if path.exists() and not overwrite:
-            raise FileExistsError(17, "File exists; name another one, or add --overwrite", str(path))
+    check_places((*reports, *(mask for folder in folders for mask in mask_paths(images, folder))), overwrite)
     with progress_bar() as move:
         report = segment_images(images, method, threshold, on_progress=move)
     written = [report.save(path) for path in reports] + [

@@ -11,6 +11,8 @@ import torch
 import transformers
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from fullrank._files import require_writable
+
 
 def load_as_is(
     folder: str | Path, dtype: torch.dtype | None = torch.float32
@@ -50,9 +52,11 @@ def require_empty(folder: Path) -> None:
 
     Raises:
         FileExistsError: the folder holds something, or is a file.
+        OSError: it cannot be made, or may not be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: name a new folder, or empty this one")
+    require_writable(folder)
 
 
 @contextmanager
