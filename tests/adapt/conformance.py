@@ -15,6 +15,7 @@ import peft
 import pytest
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft.helpers import disable_input_dtype_casting
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -531,6 +532,18 @@ class Conformance:
             found.float().square().mean().backward()
         assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05 * float(expected.detach().abs().max()))
+
+    def test_weights_that_are_cast_around_every_call(self):
+        model = self.adapted().half()
+        expected = output(copy.deepcopy(model).float(), "mlp")
+        for module in model.modules():
+            if next(module.parameters(recurse=False), None) is not None:
+                module.register_forward_pre_hook(lambda module, _: module.float() and None)
+                module.register_forward_hook(lambda module, *_: module.half() and None)
+        with disable_input_dtype_casting(model):
+            found = output(model, "mlp")
+        assert found.dtype == torch.float32
+        self.close(found, expected)
 
     # --- other ways in -----------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
         self.quantization_backend = backend
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
+        self.cast_input_dtype_enabled = True  # peft.helpers.disable_input_dtype_casting switches it
         self._pristine: tuple[Tensor, Tensor | None] | None = None
         self.in_features, self.out_features = cast(tuple[int, int], in_out_features(base_layer))
 
