@@ -189,8 +189,13 @@ class TournamentReranker(_ListwiseReranker):
                 members[n] = [place for place in known[level, n] if place in members[n]]
             if final:
                 return members[0][0]
-            best = [found[: self.winners] for found in members]
-            slots = [place for found in best for place in [*found, *[None] * (self.winners - len(found))]]
+            places = [min(self.winners, len(group)) for group in groups]  # fewer than before, so that a round is last
+            best = [found[:count] for found, count in zip(members, places, strict=True)]
+            slots = [
+                place
+                for found, count in zip(best, places, strict=True)
+                for place in [*found, *[None] * (count - len(found))]
+            ]
             level += 1
 
     def _settle(
