@@ -151,8 +151,7 @@ def test_agrees_with_the_official_simulators(case):
             assert found.clicks[0].tolist() == ranked["clicks"]
             for name, mine in (("exam_prob", found.examination), ("click_prob", found.attraction)):
                 np.testing.assert_allclose(mine[0], ranked[name], atol=case.spec["tolerance"])
-            if known["model"] != "cascade":
-                np.testing.assert_allclose(found.weights[0], ranked["ips_weights"], rtol=1e-12)
+            np.testing.assert_allclose(found.weights[0], ranked["ips_weights"], rtol=1e-12)
 
 
 def test_the_inverse_propensity_losses_are_unbiased():
