@@ -186,6 +186,23 @@ def test_the_bundled_network_is_small_and_complete():
     assert weights.stat().st_size < 2e6
 
 
+@pytest.mark.parametrize(
+    ("duration", "fs", "highest"), [(300, 256, 100), (600, 256, 100), (1800, 256, 100), (9, 8000, 4000)]
+)
+def test_long_signals_and_high_frequencies(duration, fs, highest):
+    """Sweeps that are much thinner than a bin of the grid."""
+    t = np.arange(duration * fs) / fs
+    onset, length, f0, f1 = 0.35 * duration, 0.2 * duration, 0.3 * highest, 0.5 * highest
+    since = t - onset
+    phase = 2 * np.pi * (f0 * since + (f1 - f0) / (2 * length) * since**2)
+    x = np.where((since >= 0) & (since < length), np.sin(phase), 0) + np.random.default_rng(0).normal(size=len(t))
+    found = localize(x, fs, max_frequency=highest)
+    assert found["score"] > 8 * noise_scores()["network"]
+    assert found["onset_time"] == pytest.approx(onset, abs=0.03 * duration)
+    assert found["onset_frequency"] == pytest.approx(f0, abs=0.04 * highest)
+    assert found["offset_frequency"] == pytest.approx(f1, abs=0.04 * highest)
+
+
 def test_localize():
     found = localize(sweep(), FS)
     assert found["onset_time"] == pytest.approx(12, abs=4)

@@ -8,6 +8,7 @@ background that falls with frequency, as that of brain and machine signals does,
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +21,7 @@ from fullrank.fields.chirps.generator import gaussian_matrix
 
 _FINER = 2  # transforms a column, and frequencies a row, before interpolation at the bins' centres
 _SPREAD = 4  # of the window on each side, in standard deviations
+_WIDE = 4  # a bin is cut into parts of at least so many standard deviations of the window
 _OVERSAMPLING = 3  # of the highest frequency, below which a signal is not thinned further
 
 
@@ -79,17 +81,29 @@ def window_deviation(config: ChirpSpectrogramConfig) -> float:
 
 
 def _amplitude(x: np.ndarray, fs: float | int, config: ChirpSpectrogramConfig) -> np.ndarray:
-    """|STFT| at the centres of the bins, (n_freq, n_time)."""
-    deviation = window_deviation(config) * fs
+    """|STFT| at the centres of the bins, (n_freq, n_time).
+
+    Bins that are much wider than the window in time, and so higher than it in frequency, are cut into equal parts, of
+    which they are the root mean square: a sweep may pass beside their centres. Columns are taken some at a time, so
+    that memory grows with the number of parts and not with its square.
+    """
+    parts = max(1, int(config.time_step / (_WIDE * window_deviation(config))))
+    finer = replace(config, n_time=config.n_time * parts, n_freq=config.n_freq * parts)
+    deviation = window_deviation(finer) * fs
     window = gaussian(2 * math.ceil(_SPREAD * deviation) + 1, deviation)
-    hop = max(1, int(config.time_step * fs / _FINER))
-    bins = max(len(window), math.ceil(_FINER * fs / config.frequency_step))
+    hop = max(1, int(finer.time_step * fs / _FINER))
+    bins = max(len(window), math.ceil(_FINER * fs / finer.frequency_step))
     transform = ShortTimeFFT(window, hop, fs, mfft=bins + bins % 2, scale_to="magnitude")
     # Reflected ends: zeros beyond them would be an edge, and an edge is a vertical line.
     around = min(len(window), len(x) - 1)
     padded = np.pad(x, around, mode="reflect")
-    S = np.abs(transform.stft(padded, p0=around // hop - 1, p1=(around + len(x)) // hop + 3))
-    first_time = (around // hop - 1) * hop / fs - around / fs
-    times = ((np.arange(config.n_time) + 0.5) * config.time_step - first_time) * fs / hop
-    frequencies = (np.arange(config.n_freq) + 0.5) * config.frequency_step / transform.delta_f
-    return map_coordinates(S, np.meshgrid(frequencies, times, indexing="ij"), order=1, mode="nearest")
+    frames = ((np.arange(finer.n_time) + 0.5) * finer.time_step * fs + around) / hop
+    frequencies = (np.arange(finer.n_freq) + 0.5) * finer.frequency_step / transform.delta_f
+    columns = []
+    for some in np.split(frames, range(0, len(frames), max(1, config.n_time // parts) * parts)[1:]):
+        first = int(some[0]) - 1
+        S = np.abs(transform.stft(padded, p0=first, p1=int(some[-1]) + 3))
+        at = np.meshgrid(frequencies, some - first, indexing="ij")
+        fine = map_coordinates(S, at, order=1, mode="nearest").reshape(config.n_freq, parts, -1, parts)
+        columns.append(np.sqrt(np.square(fine).mean((1, 3))))
+    return np.concatenate(columns, 1)
