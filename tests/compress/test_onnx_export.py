@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fullrank.compress import FixedRank, compress, export_onnx
+from fullrank.compress import FixedRank, LoRCConfig, compress, export_onnx, quantize_lorc
 
 from .models import bert, convolutional, gpt2, texts
 
@@ -26,6 +26,18 @@ def test_a_compressed_model_computes_the_same_from_its_file(build, method, tmp_p
         torch.from_numpy(run(file, shorter)), model(**shorter).logits.detach(), rtol=0, atol=1e-5
     )
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("activations", ["int8", "int8-asymmetric"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_tokens_are_rounded_in_the_file_too(activations, rank, tmp_path):
+    config = LoRCConfig(bits=4, group_size=-1, rank=rank, activations=activations)
+    model = quantize_lorc(nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 4)), config)
+    model.train()
+    x = torch.randn(3, 12)
+    file = export_onnx(model, tmp_path / "model.onnx", {"input": x})
+    assert model.training
+    torch.testing.assert_close(torch.from_numpy(run(file, {"input": x})), model(x).detach(), rtol=0, atol=1e-5)
 
 
 def test_thin_layers_stay_thin(tmp_path):

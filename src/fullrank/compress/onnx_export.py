@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fullrank._optional import require
-from fullrank.compress.lorc_model import dequantize_model
+from fullrank.compress.layers import replace_module
 from fullrank.compress.lr2vq import decode
-from fullrank.compress.quantized_linear import QuantizedLinear
+from fullrank.compress.quantized_linear import QuantizedLinear, round_tokens
+from fullrank.spectra.modes import evaluating
 
 _AXES = ("batch", "tokens")
 _ONE_FILE = 1_900_000_000  # bytes; a protocol buffer holds 2 GB
@@ -30,7 +31,8 @@ def export_onnx(
 ) -> Path:
     """Write a model as ONNX, and run the file to see that it computes the same.
 
-    Low-rank layers stay two thin ones. Packed weights become dense ones: ONNX has no operator for them.
+    Low-rank layers stay two thin ones. Packed weights become dense ones: ONNX has no operator for them. Layers with
+    int8 activations round their tokens in the file too.
 
     Args:
         model: compressed or not; it stays as it is, and is exported in evaluation mode.
@@ -60,7 +62,8 @@ def export_onnx(
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         made = Path(folder) / path.name
         _export(dense, made, example)
-        _compare(dense, made, example, tolerance)
+        with evaluating(model):
+            _compare(model, made, example, tolerance)
         files = sorted(Path(folder).iterdir(), reverse=True)  # the model's file last, after its weights
         for file in files:
             if not overwrite:
@@ -78,12 +81,33 @@ def _refuse(path: Path) -> None:
 def _dense(model: nn.Module) -> Any:
     """A copy without packed weights, which gives no cache of a language model."""
     dense = decode(model)
-    if any(isinstance(module, QuantizedLinear) for module in dense.modules()):
-        dense = dequantize_model(dense)
+    for name, module in list(dense.named_modules()):
+        if isinstance(module, QuantizedLinear):
+            replace_module(dense, name, module.to_linear() if module.activations is None else _Rounding(module))
     config: Any = getattr(dense, "config", None)
     if getattr(config, "use_cache", False):
         config.use_cache = False
     return dense
+
+
+class _Rounding(nn.Module):
+    """A quantised layer with int8 activations, its weight dense: the compensation takes tokens as they come."""
+
+    A: Tensor | None
+    B: Tensor | None
+
+    def __init__(self, layer: QuantizedLinear) -> None:
+        super().__init__()
+        self.symmetric = layer.activations == "int8"
+        self.rounded = layer.to_linear(compensated=False)
+        A, B = layer.factors.floats() if layer.factors is not None else (None, None)
+        self.register_buffer("A", A)
+        self.register_buffer("B", B)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `QuantizedLinear.forward`."""
+        y = self.rounded(round_tokens(x, self.symmetric))
+        return y if self.A is None or self.B is None else y + x @ self.A.mT @ self.B.mT
 
 
 def _export(model: nn.Module, file: Path, example: Mapping[str, Tensor]) -> None:
