@@ -57,5 +57,7 @@ def test_a_missing_path_and_no_name_are_told_apart(models: Path) -> None:
         choose("  ", (models,))
     with pytest.raises(ValueError, match="zero byte"):
         choose("a\0b", (models,))
+    with pytest.raises(ValueError, match=r"xxx cannot be looked for: .*; name another path"):
+        choose("x" * 5000, (models,))
     with pytest.raises(NotAllowed, match="none so far"):
         choose("tiny", ())

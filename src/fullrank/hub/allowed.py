@@ -18,7 +18,7 @@ def allowed_path(name: str, folders: tuple[Path, ...]) -> Path:
 
     Raises:
         NotAllowed: outside of them, also by a link.
-        ValueError: no path.
+        ValueError: no path, or one that the file system does not take.
         FileNotFoundError: nothing there.
     """
     if "\0" in name:
@@ -26,7 +26,7 @@ def allowed_path(name: str, folders: tuple[Path, ...]) -> Path:
     for folder in folders:
         path = (folder / name).resolve()  # an absolute name replaces the folder
         if path.is_relative_to(folder.resolve()):
-            if not path.exists():
+            if not _exists(path):
                 continue
             _require_files_inside(path, folders)
             return path
@@ -37,6 +37,13 @@ def allowed_path(name: str, folders: tuple[Path, ...]) -> Path:
         f"{name} is outside the folders that this hub may read ({allowed}); "
         "its operator allows one with fullrank serve --models FOLDER"
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name that is too long, or a folder that may not be searched
+        raise ValueError(f"{path.name[:40]} cannot be looked for: {error.strerror}; name another path") from error
 
 
 def _require_files_inside(path: Path, folders: tuple[Path, ...]) -> None:
