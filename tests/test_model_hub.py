@@ -1,12 +1,17 @@
-"""Whether a hub is in reach."""
+"""Whether a hub is in reach, and whether transformers knows the layers of a folder."""
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from fullrank._model_hub import only_local_files
+from fullrank._model_hub import is_compressed, only_local_files
+
+from .adapt.folders import encoder_folder, labelled_file
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +37,58 @@ def test_the_client_is_left_to_try_behind_a_proxy(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     assert not only_local_files("somebody/model")
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory):
+    """A folder that `fullrank.compress` made."""
+    from fullrank.compress import FixedRank, compress_pretrained
+
+    place = tmp_path_factory.mktemp("compressed")
+    data = labelled_file(place / "train.tsv")
+    compress_pretrained(
+        encoder_folder(place / "model"), "svd", str(data), output=place / "small", rank_rule=FixedRank(2)
+    )
+    return place / "small"
+
+
+# In processes of their own: elsewhere transformers knows the layers as soon as anybody has entered the room.
+@pytest.mark.parametrize(
+    "load",
+    [
+        "from fullrank.tasks import load_as_is; model, _ = load_as_is(folder)",
+        "from fullrank.tasks import load_examples; from fullrank.adapt.fine_tuning import load_model; "
+        "model, _ = load_model(folder, load_examples(folder + '/../train.tsv'))",
+        "from fullrank.search.dense import load_encoder; model = load_encoder(folder)",
+        "from fullrank.search.pretrained import Checkpoint; model = Checkpoint(folder, kind='AutoModel').model",
+    ],
+    ids=["tasks", "adapt", "dense", "checkpoint"],
+)
+def test_a_compressed_folder_is_loaded_with_its_layers_and_not_with_random_ones(load, compressed):
+    script = f"""
+folder = {str(compressed)!r}
+{load}
+from fullrank.nn import LowRankLinear
+print(sum(isinstance(layer, LowRankLinear) for layer in model.modules()))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) >= 12
+
+
+def test_only_what_the_configuration_calls_compressed_is(compressed, tmp_path):
+    assert is_compressed(compressed)
+    assert not is_compressed(compressed.parent / "model")
+    assert not is_compressed(tmp_path)
+    for config in ("{", "[]", json.dumps({"quantization_config": None})):
+        (tmp_path / "config.json").write_text(config)
+        assert not is_compressed(tmp_path)
+
+
+def test_the_hub_tells_how_to_load_an_adapter_of_a_compressed_model(compressed):
+    from fullrank.adapt import TrainingSettings, fine_tune
+    from fullrank.hub.adaptations import loading_code
+
+    tuned = fine_tune(compressed, str(compressed.parent / "train.tsv"), settings=TrainingSettings(epochs=1))
+    code = loading_code(tuned.report)
+    assert code.index("import fullrank.compress") < code.index("from_pretrained")

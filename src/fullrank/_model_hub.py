@@ -1,14 +1,35 @@
-"""Models by their name on Hugging Face's hub: whether it is in reach, asked once and briefly."""
+"""Models by name or folder: whether Hugging Face's hub is in reach, and that transformers knows their layers."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 _SECONDS = 3.0
+
+
+def is_compressed(model: str | Path) -> bool:
+    """Whether a folder holds a model that `fullrank.compress` made: its configuration says so."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        return config["quantization_config"]["quant_method"] == "fullrank"
+    except (OSError, ValueError, KeyError, TypeError):  # whoever loads it says what is wrong with it
+        return False
+
+
+def know_compressed_layers(model: str | Path) -> None:
+    """Let transformers load a folder that `fullrank.compress` made, before it is asked to.
+
+    It passes over a method that it does not know, and would put layers with random weights in place of the compressed
+    ones, with no more than a line in its log.
+    """
+    if is_compressed(model):
+        import_module("fullrank.compress")  # by its name: no other model needs that room
 
 
 def only_local_files(model: str | Path) -> bool:

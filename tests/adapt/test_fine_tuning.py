@@ -147,6 +147,18 @@ def test_no_model_at_that_place(tmp_path, data):
         fine_tune(tmp_path, data)
 
 
+def test_a_compressed_model_is_adapted_at_its_factors(encoder, data, tmp_path):
+    from fullrank.compress import FixedRank, compress_pretrained
+
+    compress_pretrained(encoder, "svd", str(data), output=tmp_path / "small", rank_rule=FixedRank(2))
+    tuned = fine_tune(tmp_path / "small", data, "loca", rank=3, settings=QUICK)
+    assert tuned.report.after["loss"] < tuned.report.before["loss"]
+    layers = {path.rpartition(".")[2] for path, layer in tuned.model.named_modules() if hasattr(layer, "base_layer")}
+    assert {"first", "second"} <= layers
+    with pytest.raises(TypeError, match='of compressed layers it adapts the factors: target_modules "first,second"'):
+        fine_tune(tmp_path / "small", data, "loca", settings=QUICK, options={"target_modules": ["query"]})
+
+
 def test_bad_comparisons(encoder, data):
     examples = load_examples(data)
     with pytest.raises(ValueError, match=r"methods=.*one or more different"):

@@ -25,9 +25,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from fullrank._files import write_json
-from fullrank._model_hub import only_local_files
+from fullrank._model_hub import know_compressed_layers, only_local_files
 from fullrank.adapt.methods import AdapterMethod, adapter_method, adapter_parameters, size_for_budget
 from fullrank.adapt.training import OnProgress, TrainingRecord, TrainingSettings, train
+from fullrank.nn import LowRankLinear
 from fullrank.tasks.evaluation import evaluate
 from fullrank.tasks.examples import Examples, Task, load_examples
 from fullrank.tasks.models import quiet, require_empty
@@ -183,7 +184,8 @@ def fine_tune(
         learning_rate: of the adapter, in place of the method's; not together with `settings`.
         max_length: tokens of an example; longer ones are cut. Default 128, or what the model reads at most.
         limit: at most so many training and test examples.
-        options: other fields of the method's configuration, such as `target_modules`.
+        options: other fields of the method's configuration, such as `target_modules`; of a compressed model they are
+            its factors by default.
         on_progress: called with (done, total, text).
 
     Raises:
@@ -250,6 +252,9 @@ def _max_length(asked: int | None, model: PreTrainedModel) -> int:
 def _adapted(
     base: PreTrainedModel, method: AdapterMethod, rank: int | None, budget: int | None, fields: Mapping[str, Any]
 ) -> PeftModel:
+    factored = _factored(base)
+    if factored:  # no adapter takes a pair of factors for one layer
+        fields = {"target_modules": ["first", "second"], **fields}
     try:
         size = rank if budget is None else size_for_budget(base, method, budget, **fields)
         with warnings.catch_warnings():
@@ -257,7 +262,12 @@ def _adapted(
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             return cast(PeftModel, get_peft_model(base, method.configure(size, **fields)))
     except (ValueError, TypeError) as error:
-        raise type(error)(f"{method.name} does not fit {type(base).__name__}: {error}") from error
+        hint = '; of compressed layers it adapts the factors: target_modules "first,second"' if factored else ""
+        raise type(error)(f"{method.name} does not fit {type(base).__name__}: {error}{hint}") from error
+
+
+def _factored(model: PreTrainedModel) -> bool:
+    return any(isinstance(layer, LowRankLinear) for layer in model.modules())
 
 
 def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -267,6 +277,7 @@ def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, 
         ValueError: there is no model or no tokenizer at that place, or an encoder is to continue a text.
     """
     local = only_local_files(model)
+    know_compressed_layers(model)
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=local)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
+from fullrank._model_hub import is_compressed
 from fullrank.hub.adapter_choices import (
     ADAPTER_PAPERS,
     PROPOSED,
@@ -106,8 +107,10 @@ def loading_code(report: AdaptReport) -> str:
     labels = ", ".join(f"{number}: {_quoted(str(label))}" for number, label in enumerate(report.labels))
     head = "" if language else f", id2label={{{labels}}}" if labels else ", num_labels=1"
     ours = ["import fullrank.adapt  # makes its methods known to PEFT"] if report.method in ADAPTER_PAPERS else []
+    compressed = ["import fullrank.compress  # lets transformers load compressed layers"]
     lines = [
         *ours,
+        *(compressed if is_compressed(report.model) else []),
         "from peft import PeftModel",
         f"from transformers import {auto}, AutoTokenizer",
         "",

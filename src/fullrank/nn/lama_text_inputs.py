@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fullrank._model_hub import know_compressed_layers
 from fullrank._optional import require
 from fullrank.data import bundled_encoder
 
@@ -120,6 +121,7 @@ def _loaded(folder: Path, device: str) -> tuple[Any, Any]:
     progress = require("transformers.utils.logging", "search")
     shown = progress.is_progress_bar_enabled()
     progress.disable_progress_bar()  # it would write over ours
+    know_compressed_layers(folder)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = transformers.AutoModel.from_pretrained(folder, local_files_only=True)

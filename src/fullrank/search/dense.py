@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fullrank._model_hub import know_compressed_layers
 from fullrank._optional import require
 from fullrank.data import bundled_encoder
 from fullrank.search.faiss_index import FaissIndex
@@ -55,6 +56,7 @@ def load_encoder(folder: str | Path | None = None, device: str = "cpu") -> Any:
     progress = require("transformers.utils.logging", "search")
     shown = progress.is_progress_bar_enabled()
     progress.disable_progress_bar()  # it would write over ours
+    know_compressed_layers(path)
     try:
         return library.SentenceTransformer(str(path), device=device, local_files_only=True)
     finally:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fullrank._model_hub import only_local_files
+from fullrank._model_hub import know_compressed_layers, only_local_files
 from fullrank._optional import require
 from fullrank.search.run import at_least_one
 
@@ -109,6 +109,7 @@ class Checkpoint:
     def _loaded(self, kind: str | Callable[[], Any], options: dict[str, Any]) -> Any:
         options = {"local_files_only": only_local_files(str(self._name)), **options}
         loader: Any = getattr(require("transformers", "search"), kind) if isinstance(kind, str) else kind()
+        know_compressed_layers(str(self._name))
         try:
             return loader.from_pretrained(self._name, **options)
         except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ import transformers
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from fullrank._files import require_writable
+from fullrank._model_hub import know_compressed_layers
 
 
 def load_as_is(
@@ -33,6 +34,7 @@ def load_as_is(
         )
     named = (json.loads(config.read_text()).get("architectures") or [None])[0]
     kind = getattr(transformers, named or "", AutoModel)
+    know_compressed_layers(folder)
     with quiet():
         try:
             model = kind.from_pretrained(str(folder), **({} if dtype is None else {"dtype": dtype}))
