@@ -211,6 +211,14 @@ class ScaledEmbedding(nn.Embedding):
         return self.embed_scale * super().forward(input)
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 5, 3), nn.Embedding(7, 5)])
+def test_only_linear_layers_become_lora(layer):
+    model = sketched(layer)
+    assert not model.supports_lora_conversion()
+    with pytest.raises(TypeError, match="do not support LoRA conversion"):
+        peft.convert_to_lora(model, rank=2)
+
+
 @pytest.mark.parametrize("embedding", [nn.Embedding, ScaledEmbedding])
 def test_embeddings(embedding):
     module, ids = embedding(11, 6), torch.tensor([[1, 2, 10], [0, 0, 3]])

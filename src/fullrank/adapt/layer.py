@@ -120,18 +120,6 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
         """The change of the bias by one adapter; None if it changes none."""
         return self._delta(adapter).bias_change()
 
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Whether `peft.convert_to_lora` applies; warns with the norm of a bias change, which LoRA cannot carry."""
-        for name, delta in self.deltas.items():
-            bias = cast(Delta, delta).bias_change()
-            if bias is not None and (norm := float(bias.detach().norm())) > 0:
-                warnings.warn(
-                    f"LoRA carries no bias: the bias change of adapter {name!r} on {cast(Delta, delta).base.name!r}, "
-                    f"norm {norm:.3g}, is lost",
-                    stacklevel=2,
-                )
-        return all(cast(Delta, delta).unmergeable is None for delta in self.deltas.values())
-
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
@@ -280,6 +268,18 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
 
 class DeltaLinear(DeltaLayer):
     """Deltas on a linear layer: nn.Linear, Conv1D (stored in, out), or a quantised linear layer."""
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether `peft.convert_to_lora` applies; warns with the norm of a bias change, which LoRA cannot carry."""
+        for name, delta in self.deltas.items():
+            bias = cast(Delta, delta).bias_change()
+            if bias is not None and (norm := float(bias.detach().norm())) > 0:
+                warnings.warn(
+                    f"LoRA carries no bias: the bias change of adapter {name!r} on {cast(Delta, delta).base.name!r}, "
+                    f"norm {norm:.3g}, is lost",
+                    stacklevel=2,
+                )
+        return all(cast(Delta, delta).unmergeable is None for delta in self.deltas.values())
 
     def _in_one_product(self, delta: Delta, x: Tensor) -> Tensor | None:
         base = self.base_layer
