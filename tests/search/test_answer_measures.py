@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,6 +108,9 @@ def test_by_hand():
     assert rouge_l("a b c d", "b d e") == pytest.approx(2 * 2 / (3 + 3))  # the article is not counted
     assert corpus_bleu(["one two three four five"], [["one two three four five"]]) == 1
     assert corpus_bleu(["one two"], [["one two"]]) == 0
+    short = corpus_bleu(["one two three four five"], [["one two three four five six"]])
+    assert short == pytest.approx(math.exp(1 - 6 / 5))  # for brevity
+    assert corpus_bleu(["one two three four five six"], [["one two three four five six seven", "one two"]]) < 1
     assert token_overlap("red red blue", "red blue blue") == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     with pytest.raises(ValueError, match=r"gold=\[\] has no answer"):
         exact_match("x", [])

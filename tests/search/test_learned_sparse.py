@@ -40,6 +40,7 @@ def unicoil(dim: int = 1):
     torch.manual_seed(1)
     model = UniCOIL(bert_config()).eval()
     model.tok_proj = torch.nn.Linear(16, dim)
+    torch.nn.init.constant_(model.tok_proj.bias, 0.5)
     return model
 
 
@@ -121,6 +122,7 @@ def test_token_weights_by_their_definition():
             weights = model(**ids).relu()[0, :, 0].tolist()
         return list(zip(text.split(), weights[1:-1], strict=True))
 
+    assert sum(word == "aa" and weight > 0 for word, weight in tokens(QUERIES[2])) == 2
     for query, found in zip(QUERIES, run.values(), strict=True):
         expected = {
             f"d{number}": sum(

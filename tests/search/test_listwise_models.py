@@ -20,7 +20,7 @@ from fullrank.search import (
     reranker,
 )
 from fullrank.search.fusion_order import FusionOrder
-from fullrank.search.in_context import InContextScorer
+from fullrank.search.in_context import InContextScorer, _calibrated
 from fullrank.search.listwise_prompts import IdentifierOrder, PromptedOrder
 from fullrank.search.pairwise_prompts import LikelihoodComparison, PromptedComparison, letter
 from fullrank.search.prompted_model import prompted_model
@@ -234,6 +234,8 @@ def test_attention_of_the_query_to_the_passages(monkeypatch):
         tokens = own[span] - empty[span]
         kept = tokens[tokens > tokens.mean() - 2 * tokens.std()]
         assert score == pytest.approx(float(kept.sum()), abs=1e-5)
+    assert _calibrated(torch.tensor([1.0] * 9 + [-9.0]), torch.zeros(10)) == 9  # the last is left out
+    assert _calibrated(torch.tensor([1.0, 1.0, 1.0, -9.0]), torch.zeros(4)) == -6  # 1.5 deviations below the mean
     bare = InContextScorer(llama(), tokenizer(), calibrate=False).score("aa bb", TEXTS)
     assert bare == pytest.approx([float(own[span].sum()) for span in spans], abs=1e-5)
     words = tokenizer().convert_tokens_to_ids(["[", "2", "]", "dd"])
@@ -296,6 +298,8 @@ def test_a_budget_filters_then_bubbles():
     assert (none.calls, none.spent, judged) == (0, 0, [])
     bubbled, _ = echo(10**6, split=0.0)
     assert bubbled.order("q", texts) == [4, 1, 2, 0, 3]
+    just_enough, _ = echo(int(bubbled.spent) + 1, split=0.0)  # three tokens of the cheap model cost one
+    assert just_enough.order("q", texts) == [4, 1, 2, 0, 3]
 
 
 @pytest.mark.parametrize("budget", [100, 300, 700, 1500])

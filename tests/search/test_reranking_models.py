@@ -127,6 +127,24 @@ def test_query_likelihood_of_many_queries_together(causal):
     assert scorer.score("aa", []) == []
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_query_likelihood_by_its_definition(causal):
+    model, ids_of = (gpt2() if causal else t5()), tokenizer().convert_tokens_to_ids
+    scorer = QueryLikelihoodScorer(model, tokenizer(), causal=causal, instruction="relevant Yes", query_length=2,
+                                   max_length=6)  # fmt: skip
+    said = ids_of(["aa", "bb", "</s>"])
+    for text, kept in (("cc", ["cc"]), ("dd " * 50, ["dd"] * (3 if causal else 2))):
+        ids = ids_of(["Passage:", *kept, "relevant", "Yes", *([] if causal else ["</s>"])])
+        with torch.no_grad():
+            if causal:
+                logits = model(torch.tensor([ids + said])).logits[0, len(ids) - 1 : -1]
+            else:
+                before = torch.tensor([[0, *said[:-1]]])
+                logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=before).logits[0]
+        expected = float(logits.log_softmax(-1)[range(3), said].sum())
+        assert scorer.score("aa bb cc dd", [text]) == pytest.approx([expected], abs=1e-4)
+
+
 def test_encoder_states_of_passages_are_kept_for_the_next_query(monkeypatch):
     kept = QueryLikelihoodScorer(t5(), tokenizer(), keep=3, batch_size=2)
     plain = QueryLikelihoodScorer(t5(), tokenizer())
@@ -199,6 +217,9 @@ def test_duo_t5_sums_preferences():
     assert sum(shares) == pytest.approx(1, abs=1e-5)
     cut = DuoT5Scorer(t5(), tokenizer(), max_length=8).preferences("aa", ["bb", "cc dd ee"])
     torch.testing.assert_close(cut, DuoT5Scorer(t5(), tokenizer()).preferences("aa", ["bb", "cc"]))
+    # What the shorter passage leaves, the longer one takes.
+    cut = DuoT5Scorer(t5(), tokenizer(), max_length=10).preferences("aa", ["cc dd ee ff gg", "bb"])
+    torch.testing.assert_close(cut, DuoT5Scorer(t5(), tokenizer()).preferences("aa", ["cc dd ee", "bb"]))
     with pytest.raises(ValueError, match="max_length=7 leaves no room for passages"):
         DuoT5Scorer(t5(), tokenizer(), max_length=7).score("aa", ["bb", "cc"])
 
@@ -243,6 +264,8 @@ def test_late_interaction_by_its_definition(tmp_path):
         words = [place for place, word in enumerate(f"[CLS] [unused1] {text} [SEP]".split()) if word not in ",."]
         D = vectors(d, [1] * len(d))[words]
         assert score == pytest.approx(float((Q @ D.T).amax(1).sum()), abs=1e-4)
+    long = scorer.score("aa dd aa dd aa dd aa", ["bb " * 100])  # 8 tokens of a query, 64 positions
+    assert long == pytest.approx(scorer.score("aa dd aa dd aa", ["bb " * 61]), abs=1e-4)
     model.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     loaded = LateInteractionScorer(str(tmp_path), query_length=8, dim=8, local_files_only=True)
@@ -302,6 +325,8 @@ def test_layerwise_logits():
     assert model.config.num_hidden_layers == 3
     deep = LayerwiseScorer(gpt2(), tokenizer(), instruction=ask, layer=2).score("aa", TEXTS)
     assert deep == pytest.approx(LayerwiseScorer(gpt2(), tokenizer(), instruction=ask).score("aa", TEXTS), abs=1e-5)
+    half = LayerwiseScorer(model, tokenizer(), instruction=ask, max_length=8)
+    assert half.score("aa " * 50, ["bb " * 50]) == pytest.approx(scorer.score("aa " * 5, ["bb"]), abs=1e-5)
     cut = LayerwiseScorer(model, tokenizer(), instruction=ask, max_length=8).score("aa", ["bb " * 50])
     assert cut == pytest.approx(scorer.score("aa", ["bb " * 5]), abs=1e-5)
     with pytest.raises(ValueError, match="layer=9 is not accepted; the model has 3 layers"):
