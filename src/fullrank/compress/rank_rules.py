@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fullrank.compress.plain_numbers import Number, Whole, is_whole, make_plain
 from fullrank.spectra import Spectrum
-from fullrank.spectra.ranks import break_even_rank
+from fullrank.spectra.ranks import break_even_rank, missing_energy
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,11 @@ class EffectiveRank(RankRule):
 class BudgetRank(RankRule):
     """One budget of parameters for all layers, spent where a parameter saves the most loss.
 
-    Every layer starts at rank 1; then the layer with the largest s_{r+1}^2 / (m + n) grows by one, until the budget is
-    spent. At its break-even rank a layer becomes dense again for what is left of its cost, if that is affordable. The
-    singular values of different layers must be in the same measure of loss, as those of FWSVD, ASVD or whitening are.
+    Every layer starts at rank 1; then the step with the largest saving a parameter is taken, until the budget is spent:
+    one rank more saves s_{r+1}^2 for m + n parameters, and becoming dense again, from any rank and if that is
+    affordable, all that is left for m n - r (m + n). Layers of nearly flat spectra are better dense or small than half
+    way. The singular values of different layers must be in the same measure of loss, as those of FWSVD, ASVD or
+    whitening are.
 
     Args:
         keep: share of the parameters of all these layers, in (0, 1]; or
@@ -193,23 +195,22 @@ class BudgetRank(RankRule):
         """Rank by layer name; min(rows, columns) where the layer stays dense."""
         budget = self._budget(layers)
         by_name = {layer.name: layer for layer in layers}
-        gains = {layer.name: layer.spectrum.values.double().square().tolist() for layer in layers}
+        missing = {layer.name: [*missing_energy(layer.spectrum.values).tolist(), 0.0] for layer in layers}
         ranks = dict.fromkeys(by_name, 1)
         left = budget - sum(layer.rows + layer.columns for layer in layers)
         if left < 0:
             raise ValueError(
                 f"a budget of {budget:,} parameters is too small: rank 1 everywhere takes {budget - left:,}; raise it"
             )
-        queue = [_next_step(layer, 1, gains[layer.name]) for layer in layers]
+        queue = [_next_step(layer, 1, missing[layer.name], left) for layer in layers]
         queue = [step for step in queue if step is not None]
         heapq.heapify(queue)
         while queue:
             _, name, rank, cost = heapq.heappop(queue)
-            if cost > left:
-                continue  # a smaller layer may still fit
-            left -= cost
-            ranks[name] = rank
-            step = _next_step(by_name[name], rank, gains[name])
+            if cost <= left:  # otherwise a smaller step may still fit
+                left -= cost
+                ranks[name] = rank
+            step = _next_step(by_name[name], ranks[name], missing[name], left)
             if step is not None:
                 heapq.heappush(queue, step)
         return ranks
@@ -224,16 +225,26 @@ class BudgetRank(RankRule):
         return math.floor((self.keep or 0) * sum(layer.rows * layer.columns for layer in layers))
 
 
-def _next_step(layer: LayerSpectrum, rank: int, gains: list[float]) -> tuple[float, str, int, int] | None:
-    """(minus the loss saved by a parameter, name, next rank, its cost), or None at the layer's end."""
-    full = min(layer.rows, layer.columns)
-    if rank >= full:
-        return None
-    if rank < layer.break_even:
-        cost = layer.rows + layer.columns
-        return -gains[rank] / cost, layer.name, rank + 1, cost
-    cost = max(1, layer.rows * layer.columns - rank * (layer.rows + layer.columns))
-    return -sum(gains[rank:]) / cost, layer.name, full, cost
+def _next_step(
+    layer: LayerSpectrum, rank: int, missing: Sequence[float], left: int
+) -> tuple[float, str, int, int] | None:
+    """(minus the loss saved by a parameter, name, next rank, its cost) of the affordable step that saves most, or None
+    at the end of the layer or the budget.
+
+    Args:
+        layer: that is to grow.
+        rank: of it now.
+        missing: squared values that are lost at every rank.
+        left: of the budget.
+    """
+    full, one = min(layer.rows, layer.columns), layer.rows + layer.columns
+    costs = {rank + 1: one} if rank < layer.break_even else {}
+    if rank < full:
+        costs[full] = max(1, layer.rows * layer.columns - rank * one)
+    steps = [
+        (-(missing[rank] - missing[to]) / cost, layer.name, to, cost) for to, cost in costs.items() if cost <= left
+    ]
+    return min(steps, default=None)
 
 
 def rule_of(rule: RankRule | None) -> RankRule:
