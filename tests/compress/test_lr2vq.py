@@ -197,6 +197,14 @@ def test_kmeans_is_as_good_as_that_of_scikit_learn():
     assert torch.equal(again.codebook, ours.codebook)
 
 
+def test_what_vectors_have_in_common_does_not_hide_their_distances():
+    vectors = torch.randn(2000, 9, generator=torch.Generator().manual_seed(0)) + 1000
+    found = kmeans(vectors, 64)
+    distances = torch.cdist(vectors.double(), found.codebook.double()).square()
+    assert found.error == pytest.approx(float(distances.amin(1).sum()), rel=1e-3)
+    assert (distances.argmin(1) == found.codes).float().mean() > 0.99
+
+
 def test_ties_go_to_the_lowest_code_and_empty_clusters_are_seeded_anew():
     vectors = torch.tensor([[0.0], [1.0], [10.0]])
     assert nearest(vectors, torch.tensor([[1.0], [1.0], [0.0]])).codes.tolist() == [2, 0, 0]

@@ -49,16 +49,23 @@ class Nearest(NamedTuple):
 
 
 def nearest(vectors: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> Nearest:
-    """The nearest centre of every vector: argmin_j ||c_j||^2 - 2 z_i c_j, the lowest index of equals."""
-    squares = codebook.square().sum(1)
+    """The nearest centre of every vector: argmin_j ||c_j||^2 - 2 z_i c_j, the lowest index of equals.
+
+    Both are taken from the mean of the centres, so that what all have in common cancels no digits.
+    """
+    middle = codebook.mean(0)
+    centres = codebook - middle
+    squares = centres.square().sum(1)
     codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     lowest = vectors.new_empty(len(vectors))
     rows = max(1, _BLOCK // len(codebook))
     for start in range(0, len(vectors), rows):
         part = slice(start, start + rows)
-        distances = torch.addmm(squares, vectors[part], codebook.mT, alpha=-2)
+        block = vectors[part] - middle
+        distances = torch.addmm(squares, block, centres.mT, alpha=-2)
         torch.min(distances, 1, out=(lowest[part], codes[part]))
-    return Nearest(codes, (lowest + vectors.square().sum(1)).clamp_min(0))
+        lowest[part] += block.square().sum(1)
+    return Nearest(codes, lowest.clamp_min(0))
 
 
 @torch.no_grad()
