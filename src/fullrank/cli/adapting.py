@@ -35,7 +35,10 @@ MaxLength = Annotated[
 ]
 Targets = Annotated[
     str | None,
-    typer.Option(help='Names of the layers to adapt, with commas, or "all-linear". [default: the method\'s]'),
+    typer.Option(
+        help='Names of the layers to adapt, with commas, or "all-linear". [default: the method\'s; of a compressed '
+        "model its factors]"
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 

@@ -12,7 +12,7 @@ from fullrank.papers import Claim, Paper, Trial
 from fullrank.papers._repeats import repeat
 
 _WSI = "three public sets of whole slide images and a GPU"
-_BAGS = "the bag classifier"
+_BAGS = "a classifier of bags of images that learns tasks in turn, which is not built here yet"
 
 PAPER = Paper(
     slug="comel",
