@@ -29,6 +29,14 @@ def test_zeros_add_nothing(values):
     assert int(energy_rank(padded, 1.0)) == len(values)
 
 
+@pytest.mark.parametrize("count", [10, 1000])
+def test_shares_that_are_reached_exactly_are_reached(count):
+    values = torch.ones(count)
+    assert [int(energy_rank(values, tenths / 10)) for tenths in range(1, 11)] == [
+        tenths * count // 10 for tenths in range(1, 11)
+    ]
+
+
 @settings(max_examples=40, deadline=None)
 @given(values=spectra, eps=st.sampled_from([1e-7, 1e-5, 1e-3]))
 def test_eps_adds_to_every_share_outside_the_normalisation(values, eps):

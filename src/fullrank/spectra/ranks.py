@@ -87,7 +87,10 @@ def rank_missing(missing: Values, energy: float) -> Int[Tensor, "*batch"]:
     """
     if not 0 < energy <= 1:
         raise ValueError(f"energy={energy} is not a share: a number in (0, 1] is accepted, such as 0.95")
-    return (missing > (1 - energy) * missing[..., :1]).sum(-1)
+    share = 1 - energy
+    if share > 0:  # 1 - 0.9 is less than 0.1: of a thousand equal values, 900 hold 0.9
+        share += torch.finfo(torch.float64).eps
+    return (missing > share * missing[..., :1]).sum(-1)
 
 
 def error_rank(values: Values, error: float) -> Int[Tensor, "*batch"]:
