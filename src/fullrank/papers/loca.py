@@ -127,7 +127,7 @@ print((merged(x) - before).abs().max())
             source="the method's claim, on a synthetic target",
             unit="share",
             holds=lambda m: (
-                m["learned cells"] >= 0.4
+                round(m["learned cells"], 9) >= 0.4  # a mean of shares of 20 cells: 0.5, 0.5 and 0.2 are 0.4
                 and m["fixed cells"] <= 0.05
                 and m["learned loss"] <= 0.65
                 and m["fixed loss"] >= 0.95
