@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from functools import cache
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -86,12 +87,15 @@ def gpt2(positions: int = 512) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
+_DECODER: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1,
+                            "intermediate_size": 24, "max_position_embeddings": 2048, "attn_implementation": "eager",
+                            "bos_token_id": 3, "eos_token_id": 1}  # fmt: skip
+
+
 @cache
 def llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer()), hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
-                         num_key_value_heads=1, intermediate_size=24, max_position_embeddings=2048,
-                         attn_implementation="eager", bos_token_id=3, eos_token_id=1)  # fmt: skip
+    config = LlamaConfig(vocab_size=len(tokenizer()), num_hidden_layers=3, **_DECODER)
     return LlamaForCausalLM(config).eval()
 
 
@@ -99,9 +103,8 @@ def llama() -> LlamaForCausalLM:
 def sliding() -> MistralForCausalLM:
     """A decoder that looks back no further than 20 tokens."""
     torch.manual_seed(0)
-    config = MistralConfig(vocab_size=len(tokenizer()), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                           num_key_value_heads=1, intermediate_size=24, max_position_embeddings=2048, head_dim=8,
-                           sliding_window=20, attn_implementation="eager", bos_token_id=3, eos_token_id=1)  # fmt: skip
+    window = {"head_dim": 8, "sliding_window": 20}
+    config = MistralConfig(vocab_size=len(tokenizer()), num_hidden_layers=2, **window, **_DECODER)
     return MistralForCausalLM(config).eval()
 
 
@@ -109,10 +112,8 @@ def sliding() -> MistralForCausalLM:
 def hybrid() -> Lfm2ForCausalLM:
     """A decoder of which one layer is a convolution, and keeps a state."""
     torch.manual_seed(0)
-    config = Lfm2Config(vocab_size=len(tokenizer()), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                        num_key_value_heads=1, intermediate_size=24, max_position_embeddings=2048,
-                        layer_types=["conv", "full_attention"], attn_implementation="eager",
-                        bos_token_id=3, eos_token_id=1)  # fmt: skip
+    kinds = ["conv", "full_attention"]
+    config = Lfm2Config(vocab_size=len(tokenizer()), num_hidden_layers=2, layer_types=kinds, **_DECODER)
     return Lfm2ForCausalLM(config).eval()
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fullrank.search.language_model_scores import keeps_state
 from fullrank.search.local_model import plain
 from fullrank.search.pretrained import Pretrained
 from fullrank.search.run import at_least_one
@@ -135,7 +136,7 @@ def _branch(cache: Any) -> Any:
         return copy.deepcopy(cache)
     twin = copy.copy(cache)
     # Keys and values are joined into new tensors, a state is written over.
-    twin.layers = [(copy.deepcopy if hasattr(layer, "conv_states") else copy.copy)(layer) for layer in cache.layers]
+    twin.layers = [(copy.deepcopy if keeps_state(layer) else copy.copy)(layer) for layer in cache.layers]
     return twin
 
 

@@ -155,10 +155,15 @@ def first_step_logits(
 def _read_once(model: Any, start: Int[Tensor, "1 shared"], rows: int) -> Any | None:
     """Keys and values of a start, for every row; None of a model that keeps a state in place of them (Mamba, LFM2)."""
     cache = getattr(model.base_model(input_ids=start, use_cache=True), "past_key_values", None)
-    if cache is None or any(hasattr(layer, "conv_states") for layer in getattr(cache, "layers", ())):
+    if cache is None or any(map(keeps_state, getattr(cache, "layers", ()))):
         return None
     cache.batch_repeat_interleave(rows)
     return cache
+
+
+def keeps_state(layer: Any) -> bool:
+    """Whether a layer of a cache holds a state, which is written over, in place of keys and values."""
+    return hasattr(layer, "conv_states")
 
 
 def _likelihoods(logits: Tensor, labels: Tensor) -> Tensor:
