@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fullrank.cli import main
+from fullrank.cli import main, output
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`runs` and `results` below a folder that is the working directory."""
     monkeypatch.setenv("FULLRANK_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("FULLRANK_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("COLUMNS", "160")
+    for console in (output.console, output.errors):  # they were made when the command was imported
+        monkeypatch.setattr(console, "width", 160)
+    monkeypatch.setenv("COLUMNS", "160")  # for what the command starts
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
