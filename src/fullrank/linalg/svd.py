@@ -309,7 +309,7 @@ def gram_factors(matrix: Tensor, rank: int, *, demand: bool) -> SVD | None:
     tall = (matrix.mT if wide else matrix).to(torch.float64)
     scale = _out_of_range(tall)
     tall = tall if scale is None else tall / scale
-    eigenvalues, vectors = torch.linalg.eigh(tall.mT @ tall)
+    eigenvalues, vectors = torch.linalg.eigh(_gram_matrix(tall, torch.float64))
     kept = eigenvalues.flip(-1)[..., :rank].clamp_min(0)
     # Vectors are as good as sqrt(eps) of their gap; below 1e-5 of the largest value the second factor loses
     # orthogonality.
