@@ -151,6 +151,21 @@ class Conformance:
         found.sum().backward()
         self.close(found, expected)
 
+    def test_single_vectors_and_no_tokens(self):
+        """A layer takes any leading shape, as nn.Linear does; an expert that no token is sent to gets none."""
+        model = self.adapted().train()
+        batch = inputs("mlp")["input"]
+        gradients = []
+        for given in (batch[0], batch[:1], batch[:0]):
+            model.zero_grad()
+            found = model(given)
+            assert found.shape == (*given.shape[:-1], 3)
+            found.square().sum().backward()
+            gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+        for one, of_batch, of_none in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, of_batch)
+            assert not of_none.any()
+
     def test_a_model_of_shapes(self):
         model = self.adapted("llama").to("meta")
         found = model(input_ids=torch.zeros(2, 3, dtype=torch.int64, device="meta")).logits

@@ -51,6 +51,10 @@ def test_one_axis_is_scipys(size: int) -> None:
     torch.testing.assert_close(dct(x), torch.from_numpy(scipy.fft.dct(x.numpy(), norm="ortho")))
 
 
+def test_no_signals_have_no_transforms() -> None:
+    assert dct(torch.zeros(0, 7)).shape == (0, 7)
+
+
 def test_factors_first_needed_without_gradients_serve_training() -> None:
     with torch.inference_mode():
         dct2(torch.randn(19, 23))

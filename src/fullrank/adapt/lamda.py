@@ -321,7 +321,7 @@ class _Change(torch.autograd.Function):
             dB = torch.zeros_like(B) if ctx.needs_input_grad[1] else None
             return dh, dB, (gB.reshape(rows.shape).mT @ rows).to(S.dtype), None, None, None
         dh = g @ change.to(g.dtype) if ctx.needs_input_grad[0] else None
-        moved = (g.reshape(len(rows), -1).mT @ rows).to(B.dtype)
+        moved = (g.reshape(-1, g.shape[-1]).mT @ rows).to(B.dtype)
         return dh, moved @ S.mT, B.mT @ moved, None, None, None
 
 

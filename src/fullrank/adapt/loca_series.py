@@ -169,7 +169,7 @@ class ApplySeries(torch.autograd.Function):
         if x is None:
             K = series.entries(_wide(g), *_beside(indices, series.shape, moving))
         elif learning or moving:
-            K = series.entries_of_product(g.flatten(0, -2), x.flatten(0, -2), indices, moving)
+            K = series.entries_of_product(_tokens(g), _tokens(x), indices, moving)
         if for_x and W0 is None and series.factored(g[..., 0].numel(), len(a)):
             C, D = _factors(series, a, indices, g.dtype)
             grad_x = (g @ C.mT) @ D
@@ -258,6 +258,11 @@ def _dots(
 def grid_steps(places: Tensor, shape: tuple[int, int]) -> Tensor:
     """(p - 1, q - 1) as a column, on the device of the places."""
     return torch.tensor(shape, device=places.device)[:, None] - 1
+
+
+def _tokens(activations: Tensor) -> Tensor:
+    """(tokens, features), also of a single vector."""
+    return activations.reshape(-1, activations.shape[-1])
 
 
 def _wide(values: Tensor) -> Tensor:
