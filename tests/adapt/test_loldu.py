@@ -187,6 +187,14 @@ def test_weights_that_lack_rank_keep_their_rows(rank):
     assert delta.A.isfinite().all()
 
 
+def test_factors_of_a_double_precision_weight_have_all_its_digits():
+    linear = nn.Linear(20, 12, dtype=torch.float64)
+    model = get_peft_model(nn.Sequential(linear), LoLDUConfig(r="full", init_method="lu", target_modules=["0"]))
+    delta = model.base_model.model[0].deltas["default"]
+    torch.testing.assert_close((delta.B * delta.z0) @ delta.A, linear.weight.data, rtol=1e-12, atol=1e-12)
+    assert delta._pivots_of(linear.weight) is not None  # so that x passes the factors once, as in single precision
+
+
 # --- the change -------------------------------------------------------------------------------------------------------
 
 

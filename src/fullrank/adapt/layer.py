@@ -62,6 +62,8 @@ class DeltaLayer(nn.Module, BaseTunerLayer):
             name: module name of the layer.
         """
         delta = self.delta_type(FrozenLayer(name, *self._matrix_shape(), self._read), config)
+        if any(p.dtype == torch.float64 for p in self.get_base_layer().parameters()):
+            delta.double()  # before it starts: what it takes from W0 keeps its digits
         self.deltas[adapter_name] = delta
         # Where layer and delta are both on the meta device, there is nothing to start from and nothing to start.
         if not all(p.is_meta for p in (*self.get_base_layer().parameters(), *delta.parameters())):
