@@ -378,6 +378,14 @@ def test_rotations_keep_lengths_and_depend_on_differences():
     assert rotate(x.half().expand(20, 8), table).dtype == torch.float16
 
 
+def test_rotations_take_parts_of_other_tensors():
+    table, whole = axial_rotation((2, 3), 8), random(2, 6, 9)
+    for part in (whole[..., 1:], whole.flatten()[1:97].view(2, 6, 8), random(2, 8, 6).mT):
+        torch.testing.assert_close(
+            rotate(part, table), rotate(part.clone(memory_format=torch.contiguous_format), table)
+        )
+
+
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 

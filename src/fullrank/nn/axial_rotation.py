@@ -88,6 +88,7 @@ def rotate(x: Float[Tensor, "*batch tokens dim"], rotation: Rotation) -> Float[T
         turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
     else:
         # A pair is a complex number: one pass over memory instead of seven.
-        pairs = pairs if pairs.stride(-1) == 1 else pairs.contiguous()
+        if pairs.stride(-1) != 1 or any(step % 2 for step in (pairs.storage_offset(), *pairs.stride()[:-1])):
+            pairs = pairs.clone(memory_format=torch.contiguous_format)  # complex numbers begin at even places
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
     return turned.flatten(-2).to(x.dtype)
