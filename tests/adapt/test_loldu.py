@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_model_status, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -297,6 +297,7 @@ def test_trained_parameters(train_sigma, count):
     TestLoLDU().train(model)
     changed = {key.split(".")[-1] for key, p in model.named_parameters() if not torch.equal(p, before[key])}
     assert changed == ({"z", "sigma"} if train_sigma else {"z"})
+    assert get_model_status(model).requires_grad == {"default": True}
 
 
 def test_default_targets_are_those_of_lora():

@@ -160,7 +160,7 @@ class LoLDUDelta(Delta):
     """The diagonal between two frozen factors of one weight.
 
     Attributes:
-        z, sigma: the trained diagonal (r) and scale (1).
+        z, sigma: the diagonal (r), which is trained, and the scale (1), a buffer where it is not trained.
         z0, sigma0: where they started.
         A, B: the frozen factors.
         d: all pivots, at full rank, so that W0 = B diag(d) A; None where the rank is lower or nothing was derived.
@@ -185,7 +185,11 @@ class LoLDUDelta(Delta):
         self.rank = r = _rank_of(config.r, out, width, base.name)
         self.config, self.alpha = config, r if config.alpha is None else config.alpha
         self.dropout = nn.Dropout(config.loldu_dropout)
-        self.z, self.sigma = nn.Parameter(torch.empty(r)), nn.Parameter(torch.empty(1))
+        self.z = nn.Parameter(torch.empty(r))
+        if config.train_sigma:
+            self.sigma = nn.Parameter(torch.empty(1))
+        else:
+            self.register_buffer("sigma", torch.empty(1))
         self.register_buffer("z0", torch.empty(r))
         self.register_buffer("sigma0", torch.empty(1))
         self.register_buffer("A", torch.empty(r, width), persistent=config.save_factors)
@@ -244,10 +248,6 @@ class LoLDUDelta(Delta):
             return None
         c = self.sigma * self.z - self.sigma0 * self.z0
         return nn.functional.linear((d + c) * nn.functional.linear(x, self.A), self.B, b0)
-
-    def held(self) -> tuple[str, ...]:
-        """sigma, where it is not trained."""
-        return () if self.config.train_sigma else ("sigma",)
 
     def loaded(self) -> None:
         """Check that W0 is the weight that the checkpoint was made for, and eliminate in the checkpoint's order.
