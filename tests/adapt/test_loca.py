@@ -486,6 +486,9 @@ def test_places_that_are_no_numbers():
     delta.locations.data[0, 0] = torch.nan
     with pytest.raises(RuntimeError, match="the places of '0' are not numbers any more after step 4"):
         train(model, optimizer, [4])
+    assert model(torch.ones(delta.base.in_features)).isnan().all()
+    with pytest.raises(ValueError, match="NaNs detected in the merged weights"):
+        model.merge_and_unload(safe_merge=True)
 
 
 def test_checkpoint_of_a_larger_layer(tmp_path):

@@ -190,7 +190,10 @@ class LocaDelta(AlternatingDelta):
 
     def _apply_to(self, x: Tensor | None, *base: Tensor | None) -> Tensor:
         series = self.series._replace(trained=(self.phase != "locations", self.phase == "locations"))
-        return cast(Tensor, ApplySeries.apply(x, self.spectrum, self.locations, self.cells(), series, *base))
+        a = self.spectrum
+        if self.phase != "frozen":
+            a = a + 0 * whole(self.locations).sum(0)  # nor is an amplitude a number whose place is none
+        return cast(Tensor, ApplySeries.apply(x, a, self.locations, self.cells(), series, *base))
 
     def _places(self, k: int) -> Tensor:
         (p, q), (rows, columns) = self.series.shape, self.reach

@@ -24,7 +24,7 @@ _CELL, _ENTRY, _PAIR = 400, 330, 100
 
 
 def locate(theta: Float[Tensor, "2 k"], shape: tuple[int, int], clamp_max: float = CLAMP_MAX) -> Int[Tensor, "2 k"]:
-    """The cells of normalised places: round(clamp(theta, 0, clamp_max) * (p - 1, q - 1)), halves to even.
+    """The cells of normalised places: round(clamp(theta, 0, clamp_max) * (p - 1, q - 1)), halves to even; 0 for NaN.
 
     Args:
         theta: row 0 along the outputs, row 1 along the inputs.
@@ -33,7 +33,7 @@ def locate(theta: Float[Tensor, "2 k"], shape: tuple[int, int], clamp_max: float
 
     Source: the authors' code.
     """
-    return (theta.clamp(0, clamp_max) * grid_steps(theta, shape)).round().to(torch.int32)
+    return (theta.nan_to_num(0).clamp(0, clamp_max) * grid_steps(theta, shape)).round().to(torch.int32)
 
 
 class CosineSeries(NamedTuple):
