@@ -166,6 +166,19 @@ class Conformance:
             torch.testing.assert_close(one, of_batch)
             assert not of_none.any()
 
+    def test_gradients_of_every_sample_by_torch_func(self):
+        model, batch = self.adapted(), inputs("mlp")["input"]
+        trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+
+        def loss(parameters, sample):
+            return torch.func.functional_call(model, parameters, (sample,)).square().sum()
+
+        found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(trained, batch)
+        for row, sample in enumerate(batch):
+            expected = torch.autograd.grad(loss(trained, sample), list(trained.values()))
+            for key, gradient in zip(trained, expected, strict=True):
+                torch.testing.assert_close(found[key][row], gradient)
+
     def test_a_model_of_shapes(self):
         model = self.adapted("llama").to("meta")
         found = model(input_ids=torch.zeros(2, 3, dtype=torch.int64, device="meta")).logits

@@ -304,13 +304,16 @@ def _change(B: Tensor, S: Tensor, B0: Tensor | None, S0: Tensor | None) -> Tenso
 class _Change(torch.autograd.Function):
     """h (B S - B0 diag(S0))^T, the product made again in the backward pass: kept are h and what is kept anyway."""
 
+    generate_vmap_rule = True  # torch.func differentiates and maps over samples
+
     @staticmethod
-    def forward(
-        ctx: Any, h: Tensor, B: Tensor, S: Tensor, B0: Tensor | None, S0: Tensor | None, trains_B: bool
-    ) -> Tensor:
-        ctx.save_for_backward(h, B, S, B0, S0)
-        ctx.trains_B = trains_B
+    def forward(h: Tensor, B: Tensor, S: Tensor, B0: Tensor | None, S0: Tensor | None, trains_B: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return h @ _change(B, S, B0, S0).to(h.dtype).mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.trains_B = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

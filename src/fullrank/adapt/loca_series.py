@@ -136,9 +136,10 @@ class ApplySeries(torch.autograd.Function):
     Keeps x, a and the places for the backward pass, and no (p, q) matrix but W0.
     """
 
+    generate_vmap_rule = True  # torch.func differentiates and maps over samples
+
     @staticmethod
-    def forward(
-        ctx: Any,
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         x: Tensor | None,
         a: Tensor,
         theta: Tensor,
@@ -148,14 +149,18 @@ class ApplySeries(torch.autograd.Function):
         b0: Tensor | None = None,
     ) -> Tensor:
         """The product, chosen between the built matrix and thin ones."""
-        ctx.save_for_backward(x, a, theta, indices, W0)
-        ctx.series = series
         if x is None:
             return series.build(_wide(a), indices).to(a.dtype)
         if W0 is None and series.factored(x[..., 0].numel(), len(a)):
             C, D = _factors(series, a, indices, x.dtype)
             return (x @ D.mT) @ C
         return nn.functional.linear(x, _changed(series, a, indices, W0).to(x.dtype), b0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the backward pass needs."""
+        x, a, theta, indices, ctx.series, *W0 = inputs
+        ctx.save_for_backward(x, a, theta, indices, W0[0] if W0 else None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
