@@ -49,7 +49,17 @@ def compressed(tmp_path_factory):
     compress_pretrained(
         encoder_folder(place / "model"), "svd", str(data), output=place / "small", rank_rule=FixedRank(2)
     )
+    _adapter(place / "small", place / "adapter")
     return place / "small"
+
+
+def _adapter(base, folder):
+    from peft import get_peft_model
+    from transformers import AutoModel
+
+    from fullrank.adapt import HydraConfig
+
+    get_peft_model(AutoModel.from_pretrained(base), HydraConfig(r=2, target_modules=["first"])).save_pretrained(folder)
 
 
 # In processes of their own: elsewhere transformers knows the layers as soon as anybody has entered the room.
@@ -61,8 +71,10 @@ def compressed(tmp_path_factory):
         "model, _ = load_model(folder, load_examples(folder + '/../train.tsv'))",
         "from fullrank.search.dense import load_encoder; model = load_encoder(folder)",
         "from fullrank.search.pretrained import Checkpoint; model = Checkpoint(folder, kind='AutoModel').model",
+        "import fullrank.adapt; from peft import AutoPeftModel; "
+        "model = AutoPeftModel.from_pretrained(folder + '/../adapter')",
     ],
-    ids=["tasks", "adapt", "dense", "checkpoint"],
+    ids=["tasks", "adapt", "dense", "checkpoint", "peft"],
 )
 def test_a_compressed_folder_is_loaded_with_its_layers_and_not_with_random_ones(load, compressed):
     script = f"""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from peft import PeftConfig
 
+from fullrank._model_hub import know_compressed_layers
 from fullrank.adapt._peft import add_peft_type, get_pattern_key
 
 
@@ -52,6 +53,8 @@ class DeltaConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type(self.method.upper())
+        if self.base_model_name_or_path:  # read from a checkpoint: AutoPeftModel loads the base next
+            know_compressed_layers(self.base_model_name_or_path)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
