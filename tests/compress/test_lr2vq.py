@@ -417,9 +417,10 @@ def test_the_decoded_weight_is_kept_in_eval_mode_and_follows_changes():
     assert layer.train()._decoded is None
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_dtypes_are_kept(dtype):
-    model = lr2vq.prepare(nn.Sequential(nn.Linear(16, 32, dtype=dtype)), LR2VQConfig(k=8, dim=2))
+def test_dtypes_are_kept(dtype, bias):
+    model = lr2vq.prepare(nn.Sequential(nn.Linear(16, 32, bias=bias, dtype=dtype)), LR2VQConfig(k=8, dim=2))
     assert model[0].lrr.dtype == dtype
     x = torch.randn(2, 3, 16, dtype=dtype)
     assert model(x).dtype == dtype
@@ -428,6 +429,8 @@ def test_dtypes_are_kept(dtype):
     lr2vq.finalize(model)
     assert model[0].codebook.dtype == torch.float16
     assert model.eval()(x).dtype == dtype
+    assert lr2vq.decode(model)(x).dtype == dtype
+    assert lr2vq.decode(copy.deepcopy(model).float())(x.float()).dtype == torch.float32
     assert model(x).isfinite().all()
 
 

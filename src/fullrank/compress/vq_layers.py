@@ -105,6 +105,7 @@ class VQLayer(nn.Module):
         settings: see `VQSettings`.
         layout: how the weight is cut.
         tau: temperature of "dkm" now, see `VQSettings`.
+        dtype: of the bias and of what trains, which codebooks of hard codes do not tell.
         lrr: Z, (n, d), in modes "lowrank" and "soft", but for fixed codes.
         codebook: C, (k, d), in modes "soft" and "hard".
         projection: P, (m, d), or (groups, m, d) where every group has its own; None without one.
@@ -140,6 +141,7 @@ class VQLayer(nn.Module):
 
     def _begin(self, layout: SubvectorLayout, settings: VQSettings, mode: Mode, place: Mapping[str, Any]) -> None:
         self.layout, self.settings, self.mode, self.tau = layout, settings, mode, settings.tau
+        self.dtype = place["dtype"] or torch.get_default_dtype()
         self._decoded: Tensor | None = None
         self._hold(mode, self._blank(mode, **place))
 
@@ -303,6 +305,7 @@ class VQLayer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> VQLayer:
         self._decoded = None
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
@@ -314,8 +317,7 @@ class VQLayer(nn.Module):
             if mode == "soft":
                 self.settings = replace(self.settings, assign=role)
             own = self.lrr if self.mode == "lowrank" else self.codebook
-            trained = torch.float32 if self.bias is None else self.bias.dtype  # codebooks of hard codes are narrower
-            self._hold(mode, self._blank(mode, own.device, trained if self.mode == "hard" else own.dtype))
+            self._hold(mode, self._blank(mode, own.device, self.dtype))
         self._decoded = None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -383,8 +385,8 @@ class VQLinear(VQLayer):
     def decode(self) -> nn.Linear:
         """A dense layer with this weight."""
         weight = self.weight.detach()
-        kind = weight.dtype if self.bias is None else self.bias.dtype
-        dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device=weight.device, dtype=kind)
+        place: dict[str, Any] = {"device": weight.device, "dtype": self.dtype}
+        dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, **place)
         return _filled(dense, weight, self.bias).train(self.training)
 
     def extra_repr(self) -> str:
@@ -467,7 +469,7 @@ class VQConv2d(VQLayer):
         weight = self.weight.detach()
         dense = nn.Conv2d(
             self.in_channels, self.out_channels, _pair(self.kernel_size), bias=self.bias is not None,
-            **_options(self), device=weight.device, dtype=weight.dtype if self.bias is None else self.bias.dtype,
+            **_options(self), device=weight.device, dtype=self.dtype,
         )  # fmt: skip
         return _filled(dense, weight, self.bias).train(self.training)
 
@@ -486,10 +488,9 @@ class VQConv2d(VQLayer):
                 f"projection={s.projection!r}"
             )
         Z = self._representations().detach()
-        kind = torch.promote_types(Z.dtype, torch.float32) if self.bias is None else self.bias.dtype
         groups, rest = self.groups, math.prod(self.layout.shape[1:])
         kernel = Z.reshape(groups, -1, rest, s.d).transpose(2, 3).reshape(-1, *self.layout.shape[1:])
-        place: dict[str, Any] = {"device": Z.device, "dtype": kind}
+        place: dict[str, Any] = {"device": Z.device, "dtype": self.dtype}
         narrow = nn.Conv2d(
             self.in_channels, len(kernel), _pair(self.kernel_size), bias=False, **_options(self), **place
         )
