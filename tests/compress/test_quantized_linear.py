@@ -198,6 +198,15 @@ def test_a_dense_layer_comes_back():
     torch.testing.assert_close(layer.to_linear(False).weight, layer.dequantize(False))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_dense_layer_comes_back_in_the_dtype_of_the_model(dtype, bias):
+    linear = nn.Linear(24, 10, bias=bias, dtype=dtype)
+    layer = QuantizedLinear.from_linear(linear, Grid(4).quantize(linear.weight.detach()))
+    assert layer.to_linear().weight.dtype == dtype
+    assert layer.float().to_linear().weight.dtype == torch.float32
+
+
 def test_impossible_layers_are_refused():
     with pytest.raises(ValueError, match="bits=9"):
         QuantizedLinear(4, 4, 9)

@@ -93,6 +93,7 @@ class QuantizedLinear(nn.Module):
         dtype: of b.
 
     Attributes:
+        dtype: of b, and of the dense layer that comes back.
         qweight: packed codes, (out, bytes), see `pack`.
         scales: (out, groups).
         zeros: (out, groups), or None.
@@ -133,6 +134,7 @@ class QuantizedLinear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.bits, self.groups, self.rank, self.activations = bits, groups, rank, activations
         self.lowrank_dtype: LowRankDtype = lowrank_dtype
+        self.dtype = dtype or torch.get_default_dtype()
 
         def empty(shape: tuple[int, ...], kind: str, wanted: bool = True) -> Tensor | None:
             return torch.zeros(shape, dtype=getattr(torch, kind), device=device) if wanted else None
@@ -219,10 +221,8 @@ class QuantizedLinear(nn.Module):
 
     def to_linear(self, compensated: bool = True) -> nn.Linear:
         """A dense layer with the weight of `dequantize`."""
-        dtype = torch.float32 if self.bias is None else self.bias.dtype
-        linear = nn.Linear(
-            self.in_features, self.out_features, self.bias is not None, device=self.qweight.device, dtype=dtype
-        )
+        place: dict[str, Any] = {"device": self.qweight.device, "dtype": self.dtype}
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, **place)
         with torch.no_grad():
             linear.weight.copy_(self.dequantize(compensated))
             if self.bias is not None:
@@ -256,6 +256,10 @@ class QuantizedLinear(nn.Module):
             report[f"weight{name}"] = float(error.square().mean())
             report[f"output{name}"] = float((x @ error.mT).square().mean())
         return report | {"bits per weight": self.bits_per_weight}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedLinear:
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         """Sizes, as torch prints them."""
