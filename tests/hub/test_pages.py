@@ -127,6 +127,11 @@ def test_models_outside_are_refused(client: TestClient) -> None:
     assert "--models" in answer.text
 
 
+def test_what_a_visitor_named_stays_as_it_is_in_an_error(client: TestClient) -> None:
+    assert client.post("/analyses.json", data={"path": "nothere"}).json()["error"].startswith("nothere is not there")
+    assert client.get("/runs/rankme/2020.json").json()["error"] == "rankme has no run '2020'"
+
+
 def test_a_model_is_analyzed_and_its_report_saved(client: TestClient) -> None:
     job = client.post("/analyses", data={"model": "tiny"}, follow_redirects=False).headers["location"]
     deadline = time.monotonic() + 60

@@ -96,8 +96,6 @@ def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _error(request: Request, status: int, text: str) -> Response:
-    if text.partition(" ")[0].isalpha():  # the name of a file or of an argument stays as it is
-        text = text[:1].upper() + text[1:]
     return respond(request, "error.html", {"status": status, "error": text}, status, name=_NAMES.get(status, "Error"))
 
 
