@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fullrank._model_hub import is_compressed, only_local_files
+from fullrank._model_hub import is_compressed, only_local_files, reason_not_loaded
 
 from .adapt.folders import encoder_folder, labelled_file
 
@@ -37,6 +37,38 @@ def test_the_client_is_left_to_try_behind_a_proxy(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     assert not only_local_files("somebody/model")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nowhere/at/all", "there is no such folder"),
+        ("./nowhere", "there is no such folder"),
+        ("empty", "the folder has no config.json"),
+        ("model.gguf", "it is a file, and no folder"),
+        ("somebody/model", "the hub is out of reach"),
+        ("whole", "the hub is out of reach"),
+    ],
+)
+def test_a_place_that_holds_no_model_is_told_as_that(name, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "whole"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "whole" / "config.json").write_text("{}")
+    (tmp_path / "model.gguf").write_text("")
+    assert reason_not_loaded(name, OSError("the hub is out of reach\nand more")) == reason
+
+
+def test_a_missing_path_is_told_in_one_sentence(tmp_path):
+    from fullrank.adapt.fine_tuning import load_model
+    from fullrank.search.pretrained import Checkpoint
+    from fullrank.tasks import load_examples
+
+    missing, examples = str(tmp_path / "missing"), load_examples(labelled_file(tmp_path / "train.tsv"))
+    with pytest.raises(ValueError, match=f"model='{missing}' cannot be loaded .*: there is no such folder; a Hugging"):
+        load_model(missing, examples)
+    with pytest.raises(OSError, match=f"model='{missing}' cannot be loaded: there is no such folder$"):
+        _ = Checkpoint(missing, kind="AutoModel").model
 
 
 @pytest.fixture(scope="module")

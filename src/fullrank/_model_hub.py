@@ -1,4 +1,4 @@
-"""Models by name or folder: whether Hugging Face's hub is in reach, and that transformers knows their layers."""
+"""Models by name or folder: whether Hugging Face's hub is in reach, their layers known, and why one was not loaded."""
 
 from __future__ import annotations
 
@@ -49,3 +49,30 @@ def only_local_files(model: str | Path) -> bool:
             return False
     except OSError:
         return True
+
+
+def reason_not_loaded(model: str | Path, error: Exception) -> str:
+    """Why transformers did not load a model, in one line.
+
+    Of a place that holds no model it says what nobody asked: how a name on the hub is written, or what is wrong with a
+    tokenizer.
+    """
+    place = Path(model)
+    if place.is_file():
+        return "it is a file, and no folder"
+    if place.is_dir():
+        if not (place / "config.json").exists():
+            return "the folder has no config.json"
+    elif not _may_be_on_the_hub(str(model)):
+        return "there is no such folder"
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id  # heavy, and only asked after a failure
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from fullrank._files import write_json
-from fullrank._model_hub import know_compressed_layers, only_local_files
+from fullrank._model_hub import know_compressed_layers, only_local_files, reason_not_loaded
 from fullrank.adapt.methods import AdapterMethod, adapter_method, adapter_parameters, size_for_budget
 from fullrank.adapt.training import OnProgress, TrainingRecord, TrainingSettings, train
 from fullrank.nn import LowRankLinear
@@ -284,8 +284,9 @@ def load_model(model: str | Path, examples: Examples) -> tuple[PreTrainedModel, 
             loaded = _load(str(model), examples, local)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"model={str(model)!r} cannot be loaded for {examples.task}: {str(error).splitlines()[0]}; a Hugging "
-                "Face folder with config.json, weights and a tokenizer is accepted, or a hub name where the network is"
+                f"model={str(model)!r} cannot be loaded for {examples.task}: {reason_not_loaded(model, error)}; a "
+                "Hugging Face folder with config.json, weights and a tokenizer is accepted, or a hub name where the "
+                "network is"
             ) from error
     if examples.task == "causal-lm" and _sees_what_follows(loaded):
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fullrank._model_hub import know_compressed_layers, only_local_files
+from fullrank._model_hub import know_compressed_layers, only_local_files, reason_not_loaded
 from fullrank._optional import require
 from fullrank.search.run import at_least_one
 
@@ -113,7 +113,7 @@ class Checkpoint:
         try:
             return loader.from_pretrained(self._name, **options)
         except (OSError, ValueError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = reason_not_loaded(str(self._name), error)
             raise OSError(f"model={self._name!r} cannot be loaded: {reason}") from error
 
 
