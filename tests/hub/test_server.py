@@ -19,6 +19,9 @@ from typing import Any
 
 import pytest
 
+from fullrank import papers
+from fullrank.hub.store import Store
+
 
 @contextmanager
 def _served(runs: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -91,6 +94,21 @@ def test_ctrl_c_ends_it_cleanly_and_a_second_hub_is_refused(tmp_path: Path) -> N
         assert hub.stdout is not None
         assert "Traceback" not in hub.stdout.read()
         assert hub.wait(20) in (0, 130)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_hub_that_is_stopped_interrupts_its_job_and_the_run_alike(tmp_path: Path, ending: signal.Signals) -> None:
+    with _served(tmp_path) as (hub, address):
+        job = _post(f"{address}/papers/rankme/runs", scale="smoke")
+        deadline = time.monotonic() + 60
+        while not _json(f"{job}.json")["progress"]["done"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        hub.send_signal(ending)
+        hub.wait(20)
+    (run,) = papers.list_runs("rankme", tmp_path)
+    (found,) = Store(tmp_path / ".hub" / "hub.sqlite").jobs()
+    assert (run.status, found.state) == ("interrupted", "interrupted")
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:

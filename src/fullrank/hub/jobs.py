@@ -181,7 +181,7 @@ class Jobs:
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
-    worker.send_signal(signal.SIGINT)
+    worker.terminate()  # and not SIGINT: a run would call itself cancelled, which nobody did
     try:
         worker.wait(_GRACE)
     except subprocess.TimeoutExpired:

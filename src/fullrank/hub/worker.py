@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -21,7 +22,7 @@ from fullrank import papers
 from fullrank._files import write_json
 from fullrank.hub.store import Kind
 
-CANCELLED, FAILED, ORPHANED = 130, 1, 74
+CANCELLED, INTERRUPTED, ORPHANED = 130, 143, 74
 _EVERY = 0.2  # seconds between two reports
 
 
@@ -49,7 +50,8 @@ class Progress:
 
 
 def main() -> None:
-    """Do the job; exit 0 done, 130 cancelled, 1 failed with the reason in the state."""
+    """Do the job; exit 0 done, 130 cancelled (SIGINT), 143 interrupted (SIGTERM), 1 failed, with why in the state."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # temporary folders are cleared
     folder = Path(sys.argv[1])
     threading.Thread(target=_end_with_the_hub, daemon=True).start()
     progress = Progress(folder / "state.json")
