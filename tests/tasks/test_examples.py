@@ -128,6 +128,35 @@ def test_broken_json(tmp_path):
         load_examples(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.tsv", b"text\tlabel\nna\xefve\tx\n", "cannot be read as text .*UTF-8 is accepted"),
+        ("train.csv", b"text,label\n" + b"a" * 200_000 + b",x\n", "cannot be read as text .*field larger than"),
+        ("train.parquet", b"PAR1, but no more", "is no Parquet file, or damaged"),
+        ("train.parquet", b"", "is no Parquet file, or damaged"),
+        ("train.jsonl", b'{"text": "a", "label": {"x": 1}}', "record 1: label is {'x': 1}; a text or number is needed"),
+        ("train.jsonl", b'{"text": null, "label": "x"}', "record 1: text is None; a text or number is needed"),
+    ],
+)
+def test_a_damaged_file(name, content, words, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{words}"):
+        load_examples(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label\n" + "a,x\nb,y\n" * 5),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": 2}\n'),
+    ],
+)
+def test_the_mark_that_spreadsheets_put_before_a_text_belongs_to_no_field(name, content, tmp_path):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert load_examples(tmp_path / name).task == "classification"
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_task():
     with pytest.raises(ValueError, match="task='ranking' is not known; accepted: classification"):

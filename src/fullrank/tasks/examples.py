@@ -26,6 +26,7 @@ FIELDS: dict[Task, tuple[str, ...]] = {
 _HELD_OUT = 0.2
 # The characters of a block when one long text is cut into examples; about 128 to 200 tokens.
 _BLOCK = 600
+_TEXT = "utf-8-sig"  # with the mark that spreadsheets put in front, or without
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,10 @@ def read_records(path: str | Path) -> list[Record]:
     path = Path(path)
     if path.suffix.lower() not in _READERS:
         raise ValueError(f"{path} names no format: a name that ends in {', '.join(_READERS)} is accepted")
-    records = _READERS[path.suffix.lower()](path)
+    try:
+        records = _READERS[path.suffix.lower()](path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as text ({error}); UTF-8 is accepted") from error
     if not records:
         raise ValueError(f"{path} holds no records")
     return records
@@ -181,7 +185,7 @@ def _blocks(text: str) -> list[Record]:
 
 def _separated(delimiter: str) -> Callable[[Path], list[Record]]:
     def read(path: Path) -> list[Record]:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding=_TEXT, newline="") as file:
             quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
             reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, restkey="", restval=None)
             return [_whole(record, path, reader.line_num) for record in reader]
@@ -200,7 +204,7 @@ def _json_lines(path: Path) -> list[Record]:
 
 
 def _parsed(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding=_TEXT).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -213,9 +217,14 @@ def _parsed(path: Path) -> Iterator[Record]:
 
 
 def _parquet(path: Path) -> list[Record]:
+    import pyarrow
     from pyarrow import parquet
 
-    return parquet.read_table(path).to_pylist()
+    with path.open("rb") as file:  # by its name the system's own errors would be Arrow's
+        try:
+            return parquet.read_table(file).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
 
 
 _READERS: dict[str, Callable[[Path], list[Record]]] = {
@@ -223,7 +232,7 @@ _READERS: dict[str, Callable[[Path], list[Record]]] = {
     ".csv": _separated(","),
     ".jsonl": _json_lines,
     ".parquet": _parquet,
-    ".txt": lambda path: _blocks(path.read_text(encoding="utf-8")),
+    ".txt": lambda path: _blocks(path.read_text(encoding=_TEXT)),
 }
 #: Suffixes of the files that can be read.
 SUFFIXES: tuple[str, ...] = tuple(_READERS)
@@ -252,6 +261,15 @@ def _check(records: Sequence[Record], task: Task, source: str) -> None:
                 f"{source}, record {number}: task {task!r} needs the field {missing[0]!r}; it has "
                 f"{', '.join(map(str, record))}"
             )
+        for name in _words(task, record):
+            if not isinstance(record[name], str | int | float):
+                raise ValueError(f"{source}, record {number}: {name} is {record[name]!r}; a text or number is needed")
+
+
+def _words(task: Task, record: Record) -> list[str]:
+    """The fields that are words, or names of classes."""
+    either = ["label"] if task == "pairs" and "score" not in record else []
+    return [name for name in (*FIELDS[task], *either) if name != "score"]
 
 
 def _labels(task: Task, records: Sequence[Record], source: str) -> tuple[Any, ...]:
