@@ -199,11 +199,15 @@ def test_methods_are_compared_and_the_comparison_saved(client: TestClient) -> No
 
 
 def test_a_failure_is_shown_in_words_and_can_be_tried_again(client: TestClient, folder: Path) -> None:
-    (folder / "reviews.tsv").write_text("sentence\tgrade\ngood film\t1\n")
     number = _asked(client, "/adaptations", _ADAPTATION)
+    whole = (folder / "reviews.tsv").read_text()
+    (folder / "reviews.tsv").write_text("sentence\tgrade\ngood film\t1\n")  # while the job waits
+    refused = client.post("/adaptations", data=_ADAPTATION)
+    assert (refused.status_code, "grade, sentence, which pose no task" in refused.text) == (422, True)
     _work(client, number)
     page = client.get(f"/jobs/{number}").text
     assert "grade, sentence, which pose no task" in page
+    (folder / "reviews.tsv").write_text(whole)
     again = client.post("/adaptations", data=read(page).hidden, follow_redirects=False)
     repeated = client.get(f"{again.headers['location']}.json").json()
     assert repeated["id"] != number

@@ -29,6 +29,7 @@ def client(tmp_path: Path) -> TestClient:
     folder.mkdir()
     encoder_folder(folder / "bert")
     labelled_file(folder / "reviews.tsv")
+    (folder / "broken.tsv").write_text("text\tlabel\nonly text\n")
     return TestClient(create_app(Settings(tmp_path / "runs", (folder,))), base_url="http://127.0.0.1")
 
 
@@ -91,6 +92,12 @@ def test_methods_are_compared(client: TestClient) -> None:
         ("/compressions", {"keep": 0}, "Keep"),
         ("/compressions", {"model": "../secret"}, ""),
         ("/compressions", {"file": "", "data": "nothing"}, "no data set"),
+        ("/compressions", {"file": "broken.tsv"}, "line 2: it has not as many fields as the header"),
+        ("/compressions", {"file": "", "data": "wikitext2"}, "cannot be asked for causal-lm"),
+        ("/compressions", {"method": "rtn", "bits": 9}, "Bits"),
+        ("/compressions", {"recover": -1}, "Recover"),
+        ("/frontiers", {"file": "broken.tsv"}, "line 2: it has not as many fields as the header"),
+        ("/frontiers", {"file": "", "data": "wikitext2"}, "cannot be asked for causal-lm"),
         ("/frontiers", {"methods": []}, "o method is chosen"),
     ],
 )
@@ -99,3 +106,15 @@ def test_wrong_answers_are_refused(client: TestClient, address: str, change: dic
     answer = client.post(address, data=form, follow_redirects=False)
     assert 400 <= answer.status_code < 500
     assert words in answer.text
+    assert client.get("/runs.json").json()["jobs"] == []
+
+
+@pytest.mark.parametrize("change", [{}, {"method": "rtn", "bits": 8, "recover": 0}])
+def test_a_compression_that_was_cancelled_can_be_asked_for_again(client: TestClient, change: dict[str, Any]) -> None:
+    first = client.post("/compressions", data=_COMPRESSION | change, follow_redirects=False).headers["location"]
+    page = client.post(f"{first}/cancel")
+    answer = client.post("/compressions", data=read(page.text).hidden, follow_redirects=False)
+    assert answer.status_code == 303, answer.text
+    again = answer.headers["location"]
+    assert again != first
+    assert client.get(f"{again}.json").json()["options"] == client.get(f"{first}.json").json()["options"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -21,8 +22,18 @@ from fullrank.compress.compressing import OnProgress, compress
 from fullrank.compress.folder import save
 from fullrank.compress.layers import Targets
 from fullrank.compress.method import Method
+from fullrank.compress.methods import method_of
 from fullrank.compress.report import CompressionReport
-from fullrank.tasks import Examples, Quality, load_as_is, load_examples, quality_of, require_empty
+from fullrank.tasks import (
+    Examples,
+    Quality,
+    architecture,
+    load_as_is,
+    load_examples,
+    quality_of,
+    require_empty,
+    require_fit,
+)
 
 SCHEMA = 1
 _TOKENS = 128  # of the texts that latency is measured on
@@ -172,11 +183,12 @@ def compress_pretrained(
 
     Raises:
         FileExistsError: `output` holds something.
-        ValueError: see `compress` and `quality_of`.
+        ValueError: see `check_compression`, `compress` and `quality_of`.
     """
     if output is not None:
         require_empty(Path(output))  # before an hour of work, not after
     examples = data if isinstance(data, Examples) else load_examples(data, limit=limit, seed=seed)
+    check_compression(model, method, examples, recover=recover, learning_rate=learning_rate, **options)
     on_progress(0, 0, "loading the model")
     original, tokenizer = load_as_is(model)
     quality = quality_of(original, tokenizer, examples, max_length)
@@ -218,6 +230,35 @@ def compress_pretrained(
     )
     proven = Proven(small, tokenizer, report)
     return proven if output is None else _saved(proven, Path(output))
+
+
+def check_compression(
+    model: str | Path,
+    method: str | Method,
+    examples: Examples,
+    *,
+    recover: int | float = 0,
+    learning_rate: int | float = 1e-4,
+    **options: Any,
+) -> None:
+    """Refuse what `compress_pretrained` could not do, as far as it can be told without loading the model.
+
+    Args:
+        model, method, recover, learning_rate, options: as there.
+        examples: that the model is to be measured on.
+
+    Raises:
+        ValueError: no model at that place, an unknown method or option, a number out of range, or examples that the
+            model cannot be asked for.
+    """
+    method_of(method, options)
+    if not 0 <= recover < math.inf:
+        raise ValueError(f"recover={recover}: a number of epochs is accepted, 0 for none")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate}: a positive number is accepted, such as 1e-4")
+    named = architecture(model)
+    if named is not None:
+        require_fit(named, examples)
 
 
 def recover_quality(

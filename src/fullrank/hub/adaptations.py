@@ -14,7 +14,7 @@ from fullrank.hub.adapter_choices import (
     ADAPTER_PAPERS,
     PROPOSED,
     Epochs,
-    Examples,
+    ExampleCount,
     Size,
     SizeByBudget,
     choices,
@@ -52,7 +52,7 @@ def start(
     method: Annotated[str, Form()] = PROPOSED["method"],
     size: Size = None,
     budget: SizeByBudget = None,
-    examples: Examples = PROPOSED["examples"],
+    examples: ExampleCount = PROPOSED["examples"],
     epochs: Epochs = PROPOSED["epochs"],
 ) -> Response:
     """Adapt a model; a path that is typed goes before what is chosen."""
@@ -61,7 +61,7 @@ def start(
     folders = request.app.state.settings.models
     chosen = choose_to_train(path or model, folders)
     options = {
-        "data": choose_data(file or data, folders),
+        "data": choose_data(file or data, folders).source,
         "method": choose_method(method).name,
         "size": size,
         "budget": budget,

@@ -14,6 +14,7 @@ from fullrank.hub.models import bundled_model, models_in
 
 if TYPE_CHECKING:
     from fullrank.adapt import AdapterMethod
+    from fullrank.tasks import Examples
 
 #: Papers whose method can be named: the names of methods that are slugs too.
 ADAPTER_PAPERS = frozenset({"hydra", "lamda", "loca", "loldu", "wara"})
@@ -49,7 +50,7 @@ class Limits:
 LIMITS = Limits()
 #: What the forms propose: minutes of work for two cores.
 PROPOSED = {"data": "sst2", "method": "lora", "examples": 500, "epochs": 3, "budget": 25_000, "seeds": 3}
-Examples = Annotated[int, Form(ge=2, le=LIMITS.examples)]
+ExampleCount = Annotated[int, Form(ge=2, le=LIMITS.examples)]
 Epochs = Annotated[int, Form(ge=1, le=LIMITS.epochs)]
 Size = Annotated[int | None, Form(ge=1, le=LIMITS.size)]
 SizeByBudget = Annotated[int | None, Form(ge=1, le=LIMITS.budget)]
@@ -77,8 +78,10 @@ def choices(request: Request) -> dict[str, Any]:
     }
 
 
-def choose_data(name: str, folders: tuple[Path, ...]) -> str:
+def choose_data(name: str, folders: tuple[Path, ...]) -> Examples:
     """The data that a visitor names: a bundled data set, or the path of a file in an allowed folder.
+
+    They are read: what is wrong with a file is told here, and not by a job that fails.
 
     Args:
         name: as typed.
@@ -86,15 +89,15 @@ def choose_data(name: str, folders: tuple[Path, ...]) -> str:
 
     Raises:
         NotAllowed, FileNotFoundError: as `allowed_path`.
-        ValueError: no name, no data set of that name, or a file that is too large or of no known format.
+        ValueError: no name, no data set of that name, or a file that is too large, of no known format or damaged.
     """
-    from fullrank.tasks.examples import SUFFIXES  # brings torch
+    from fullrank.tasks.examples import SUFFIXES, load_examples
 
     name = name.strip()
     if not name:
         raise ValueError("no data is named; choose a data set, or type the path of a file")
     if name in _tasks():
-        return name
+        return load_examples(name)
     if not Path(name).suffix and "/" not in name:
         raise ValueError(f"there is no data set {name!r} to train on; there are {', '.join(_tasks())}")
     path = allowed_path(name, folders)
@@ -102,7 +105,7 @@ def choose_data(name: str, folders: tuple[Path, ...]) -> str:
         raise ValueError(f"{name} is no file of examples: one that ends in {', '.join(SUFFIXES)} is needed")
     if path.stat().st_size > _FILE:
         raise ValueError(f"{name} has {path.stat().st_size / 2**20:.0f} MiB; at most {_FILE // 2**20} are read here")
-    return str(path)
+    return load_examples(path)
 
 
 def choose_method(name: str) -> AdapterMethod:

@@ -12,7 +12,7 @@ from fullrank.hub.adapter_choices import (
     PROPOSED,
     Budget,
     Epochs,
-    Examples,
+    ExampleCount,
     Seeds,
     choices,
     choose_data,
@@ -49,7 +49,7 @@ def start(
     methods: Annotated[tuple[str, ...], Form()] = (),
     budget: Budget = PROPOSED["budget"],
     seeds: Seeds = PROPOSED["seeds"],
-    examples: Examples = PROPOSED["examples"],
+    examples: ExampleCount = PROPOSED["examples"],
     epochs: Epochs = PROPOSED["epochs"],
 ) -> Response:
     """Compare methods; a path that is typed goes before what is chosen."""
@@ -59,7 +59,7 @@ def start(
     folders = request.app.state.settings.models
     chosen = choose_to_train(path or model, folders)
     options = {
-        "data": choose_data(file or data, folders),
+        "data": choose_data(file or data, folders).source,
         "methods": chosen_methods,
         "budget": budget,
         "seeds": seeds,

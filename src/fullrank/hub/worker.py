@@ -123,10 +123,9 @@ def _compare(job: dict[str, Any], progress: Progress, folder: Path) -> None:
 
 
 def _compress(job: dict[str, Any], progress: Progress, folder: Path) -> None:
-    from fullrank.compress import RatioRank, compress_pretrained  # brings torch
+    from fullrank.compress import compress_pretrained  # brings torch
 
     options = job["options"]
-    size: dict[str, Any] = {"bits": options["bits"]} if options["bits"] else {"rank_rule": RatioRank(options["keep"])}
     with tempfile.TemporaryDirectory() as saved:
         output = Path(saved) / "model"
         compress_pretrained(
@@ -137,10 +136,17 @@ def _compress(job: dict[str, Any], progress: Progress, folder: Path) -> None:
             recover=options["recover"],
             limit=options["examples"],
             on_progress=progress.move,
-            **size,
+            **size_of(options),
         )
         shutil.make_archive(str(folder / "model"), "zip", output.parent, output.name)
         shutil.copy(output / "report.json", folder)
+
+
+def size_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The option of a compression's method that sets its size, from what the form asked for."""
+    from fullrank.compress import RatioRank  # brings torch
+
+    return {"bits": options["bits"]} if options["bits"] else {"rank_rule": RatioRank(options["keep"] / 100)}
 
 
 def _compare_compressors(job: dict[str, Any], progress: Progress, folder: Path) -> None:

@@ -10,8 +10,8 @@ from fullrank.tasks.examples import Examples, Task, load_examples
 
 if TYPE_CHECKING:
     from fullrank.tasks.evaluation import evaluate, lower_is_better
-    from fullrank.tasks.models import load_as_is, require_empty
-    from fullrank.tasks.quality import Quality, quality_of
+    from fullrank.tasks.models import architecture, load_as_is, require_empty
+    from fullrank.tasks.quality import Quality, quality_of, require_fit
     from fullrank.tasks.tokens import TokenizedExamples, collator
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Quality",
     "Task",
     "TokenizedExamples",
+    "architecture",
     "collator",
     "evaluate",
     "load_as_is",
@@ -26,6 +27,7 @@ __all__ = [
     "lower_is_better",
     "quality_of",
     "require_empty",
+    "require_fit",
 ]
 
 _LATER = {
@@ -33,10 +35,12 @@ _LATER = {
     "collator": "tokens",
     "evaluate": "evaluation",
     "lower_is_better": "evaluation",
+    "architecture": "models",
     "load_as_is": "models",
     "require_empty": "models",
     "Quality": "quality",
     "quality_of": "quality",
+    "require_fit": "quality",
 }
 
 

@@ -27,13 +27,7 @@ def load_as_is(
     Raises:
         ValueError: no model is there, or this transformers does not know it.
     """
-    config = Path(folder) / "config.json"
-    if not config.exists():
-        raise ValueError(
-            f"{str(folder)!r} holds no config.json: a Hugging Face folder with config.json and safetensors is accepted"
-        )
-    named = (json.loads(config.read_text()).get("architectures") or [None])[0]
-    kind = getattr(transformers, named or "", AutoModel)
+    kind = getattr(transformers, architecture(folder) or "", AutoModel)
     know_compressed_layers(folder)
     with quiet():
         try:
@@ -47,6 +41,23 @@ def load_as_is(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return model.eval(), tokenizer
+
+
+def architecture(folder: str | Path) -> str | None:
+    """The class of the model that a folder's `config.json` names, or None where it names none.
+
+    Raises:
+        ValueError: there is no `config.json`, or it is damaged.
+    """
+    file = Path(folder) / "config.json"
+    if not file.exists():
+        raise ValueError(
+            f"{str(folder)!r} holds no config.json: a Hugging Face folder with config.json and safetensors is accepted"
+        )
+    try:
+        return (json.loads(file.read_text(encoding="utf-8")).get("architectures") or [None])[0]
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is no configuration of a model: a JSON object is needed ({error})") from error
 
 
 def require_empty(folder: Path) -> None:

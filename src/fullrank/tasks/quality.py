@@ -73,22 +73,32 @@ def quality_of(
     if tokenizer is None:
         raise ValueError("the model has no tokenizer, which its examples need: add one to its folder")
     name = type(model).__name__
+    require_fit(name, examples)
+    if name.endswith(_HEADED):
+        return HeadQuality(tokenizer, examples, max_length, _outputs(model))
+    if examples.task == "pairs":
+        return SimilarityQuality(tokenizer, examples, max_length)
+    return ProbeQuality(model, tokenizer, examples, max_length)
+
+
+def require_fit(name: str, examples: Examples) -> None:
+    """Refuse examples that a model cannot be asked for, by the name of its class: it need not be loaded yet.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     language = name.endswith(_HEADED[1:])
     if language != (examples.task == "causal-lm"):
         raise ValueError(
             f"{name} cannot be asked for {examples.task} ({examples.source}): "
             + ("give it texts" if language else "give it labels or pairs with scores, or take a language model")
         )
-    if name.endswith(_HEADED):
-        return HeadQuality(tokenizer, examples, max_length, _outputs(model))
-    if examples.task == "pairs" and not examples.labels:
-        return SimilarityQuality(tokenizer, examples, max_length)
-    if examples.labels and examples.task == "classification":
-        return ProbeQuality(model, tokenizer, examples, max_length)
-    raise ValueError(
-        f"{name} is an encoder without a head, which {examples.task} ({examples.source}) does not fit: give it pairs "
-        "with scores, or texts with labels"
-    )
+    similarity = examples.task == "pairs" and not examples.labels
+    if not (name.endswith(_HEADED) or similarity or examples.task == "classification"):
+        raise ValueError(
+            f"{name} is an encoder without a head, which {examples.task} ({examples.source}) does not fit: give it "
+            "pairs with scores, or texts with labels"
+        )
 
 
 class HeadQuality(Quality):
