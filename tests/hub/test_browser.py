@@ -59,7 +59,7 @@ def _complaints(browser: Any) -> list[str]:
     "page",
     [
         *("/", "/papers/rankme", "/papers/beta-rank", "/search?q=wavelets", "/analyze", "/runs"),
-        *("/adapt", "/compare-adapters"),
+        *("/adapt", "/compare-adapters", "/compress", "/compare-compressors", "/segment", "/chirps"),
     ],
 )
 def test_pages_fit_every_width(address: str, browser: Any, page: str, width: int) -> None:

@@ -80,6 +80,7 @@ def test_methods_are_compared(client: TestClient) -> None:
     rows = client.get(f"/frontiers/{number}.json").json()["rows"]
     assert {row["method"] for row in rows} == {"svd", "whiten"}
     assert any(row["on_frontier"] for row in rows)
+    assert '<th scope="col" class="words">Size</th>' in page.text  # above words, which stand to the left
     assert b"whiten" in client.get(f"/frontiers/{number}/figure.svg").content
     assert client.get(f"/frontiers/{number}/comparison.csv").text.startswith("method,setting")
     assert client.get(f"/frontiers/{number}/comparison.parquet").content.startswith(b"PAR1")
