@@ -90,6 +90,7 @@ def test_what_a_visitor_types_is_text(client: TestClient) -> None:
         ("/runs/rankme/2020", 404, "no run"),
         ("/analyses/99", 404, "no job 99"),
         ("/search?mode=magic", 422, "hybrid"),
+        ("/analyses", 405, "/analyses takes what a form sends"),
         ("/papers/rankme/results/quick/figures/..%2F..%2Fresult.svg", 404, "no"),
     ],
 )

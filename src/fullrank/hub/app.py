@@ -84,8 +84,9 @@ def _words(status: int) -> Callable[[Request, Exception], Response]:
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # what it is registered for
-    text = f"There is no page at {request.url.path}." if error.status_code == 404 else str(error.detail)
-    return _error(request, error.status_code, text)
+    path = request.url.path
+    says = {404: f"There is no page at {path}.", 405: f"{path} takes what a form sends, and is no page to open."}
+    return _error(request, error.status_code, says.get(error.status_code, str(error.detail)))
 
 
 def _invalid(request: Request, error: Exception) -> Response:
