@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -48,6 +51,15 @@ def test_an_image_is_taken_apart(client):
     assert found["method"] == "robust-pca"
     assert found["images"][0]["objects"] == 2
     assert send(client, picture(), "/segment.json", threshold=0.01).json()["threshold"] == 0.01
+
+
+def test_the_command_that_sends_the_same_image_can_be_copied(client):
+    def command(name):
+        return re.search(r"<code>(curl .*)</code>", send(client, picture(), name=name).text)[1]
+
+    assert html.unescape(command("plate.png")) == "curl -F image=@plate.png http://127.0.0.1/segment.json"
+    words = shlex.split(html.unescape(command("it's my plate; $(ls).png")))
+    assert words[:3] == ["curl", "-F", 'image=@"it\'s my plate; $(ls).png"']
 
 
 def test_refusals(client, monkeypatch):

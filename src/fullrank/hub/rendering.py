@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from datetime import date, datetime
 from functools import cache
 from hashlib import sha256
@@ -80,6 +82,12 @@ def marked(passage: str) -> Markup:
     return Markup(str(escape(passage)).replace("\x02", "<mark>").replace("\x03", "</mark>"))
 
 
+def posted(field: str, name: str) -> str:
+    """What curl takes to send a file, as a shell reads it: image, my plate.png -> 'image=@"my plate.png"'"""
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{field}=@"{quoted}"' if re.search(r'[\s;,"]', name) else f"{field}=@{name}")
+
+
 def quantity(count: int, noun: str) -> str:
     """3, "author" -> 3 authors"""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
@@ -106,7 +114,7 @@ def _environment() -> Environment:
         "marked": marked,
         "readable": readable,
     }
-    environment.globals |= {"version": fullrank.__version__, "asset": _asset, "quantity": quantity}
+    environment.globals |= {"version": fullrank.__version__, "asset": _asset, "posted": posted, "quantity": quantity}
     return environment
 
 
