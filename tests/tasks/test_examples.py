@@ -7,6 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from fullrank.tasks import load_examples
+from fullrank.tasks.examples import bundled_tasks
 
 from ..adapt.folders import labelled_file, table
 
@@ -97,6 +98,12 @@ def test_bundled_data_sets(name, task):
     examples = load_examples(name, limit=20)
     assert examples.task == task
     assert len(examples.train) == len(examples.test) == 20
+
+
+def test_documents_to_rank_are_no_language_to_learn():
+    assert "lambdarank" not in bundled_tasks()
+    with pytest.raises(ValueError, match=r"data='lambdarank' holds no examples to train on; .*sst2"):
+        load_examples("lambdarank")
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def _training_split(found: data.Dataset) -> str | None:
     split = next((split for split in ("train", "all", "valid", "test") if split in shipped), None)
     if split is None or not set(found.splits[split].format.fields) & {"text", "question", "first"}:
         return None
-    return split
+    return None if found.splits[split].name.endswith(".svmlight") else split  # a text of numbers, and no language
 
 
 def _texts(records: Sequence[Record]) -> list[Record]:
