@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
-from fullrank.papers import Claim, Paper, Trial
+from fullrank.papers import Cancelled, Claim, Paper, Trial
 
 _MODELS = "Qwen2.5, Llama 3 or Gemma 2 weights and the authors' high and low subsets"
 _KINDS = ("q", "k", "v", "o")
@@ -156,11 +156,14 @@ def study(trial: Trial) -> None:
     problems = trial.pick(smoke=6, quick=50, full=400)
     models = [("llama", 96, seed) for seed in trial.seeds[:2]] + [("llama", 64, 0), ("gpt2", 96, 0), ("gpt2", 64, 0)]
     done: dict[tuple[str, int, int], int] = dict.fromkeys(models, 0)
+    stopped = threading.Event()
 
     def measure(model: tuple[str, int, int]) -> dict[str, Any]:
         """Train one model and take its gradients: 100 parts of the work each."""
 
         def say(part: int, total: int, text: str, start: int = 0) -> None:
+            if stopped.is_set():
+                raise Cancelled(text)
             done[model] = start + 100 * part // total
             trial.progress(sum(done.values()), 200 * len(models), text)
 
@@ -171,12 +174,16 @@ def study(trial: Trial) -> None:
         say(0, 1, f"gradients of {family} of width {width}", 100)
         probes = (0,) if width == 64 or family == "gpt2" else trial.seeds
         samples = f"problems={problems} probes={probes}"
-        conditions = partial(_conditions, family, width, state, problems, probes, trial.device)
+        conditions = partial(_conditions, family, width, state, problems, probes, trial.device, partial(say, start=100))
         return trial.step(f"{key} {samples}", conditions)
 
     _tokenizer()  # before the threads, which would each make it
     with trial.one_thread(), ThreadPoolExecutor(2) as pool:  # a core for each
-        measured = dict(zip(models, pool.map(measure, models), strict=True))
+        try:
+            measured = dict(zip(models, pool.map(measure, models), strict=True))
+        except BaseException:
+            stopped.set()  # the pool waits for its threads, which Ctrl-C does not reach
+            raise
     work = 2 * len(models)
     trial.progress(work * 100, work * 100, "comparing")
     main = [value for (family, width, _), value in measured.items() if (family, width) == ("llama", 96)]
@@ -291,13 +298,19 @@ def _trained(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 20 == 0:
+        if step % 5 == 0:
             on_progress(step, steps, f"training {family} of width {width}: loss {float(loss.detach()):.2f}")
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def _conditions(
-    family: str, width: int, state: dict[str, Any], problems: int, probes: tuple[int, ...], device: str
+    family: str,
+    width: int,
+    state: dict[str, Any],
+    problems: int,
+    probes: tuple[int, ...],
+    device: str,
+    on_progress: Callable[[int, int, str], None],
 ) -> dict[str, dict[str, Any]]:
     """Metrics of every condition: (probes, layers, projections), mean cosines, and the mean number of tokens."""
     import numpy as np
@@ -310,10 +323,11 @@ def _conditions(
     measure = GradientSpectra(model, tokenizer)
     records = data.load("gsm8k-mini", "test")
     found: dict[str, dict[str, Any]] = {}
-    for probe in probes:
+    for number, probe in enumerate(probes):
         random = np.random.default_rng(probe)
         chosen = [records[index] for index in random.choice(len(records), problems, replace=False)]
-        for name, texts in _responses(chosen, random).items():
+        for part, (name, texts) in enumerate(_responses(chosen, random).items()):
+            on_progress(4 * number + part, 4 * len(probes), f"gradients of {family} of width {width}")
             report = measure.score(texts, max_length=512)
             _gather(found, name, report)
             if name != "answer only":
