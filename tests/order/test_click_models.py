@@ -513,10 +513,12 @@ def test_logs_are_read(tmp_path):
         ("log.jsonl", "\nclick\n", "line 2 is no JSON: 'click\\n'"),
         ("log.jsonl", "\n", "holds no session"),
         ("log.txt", "", "a click log that ends in .jsonl or .parquet is read"),
+        ("log.jsonl", '{"query_id": "caf\xe9"}\n', "line 1 is no JSON: "),
+        ("log.parquet", "PAR1, but no more", "log.parquet is no Parquet file, or damaged"),
     ],
 )
 def test_logs_that_cannot_be_read(name, content, words, tmp_path):
     path = tmp_path / name
-    path.write_text(content)
+    path.write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=re.escape(words)):
         read_click_sessions(path)

@@ -51,18 +51,22 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet  # slow to load
 
-        yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
+        with path.open("rb") as file:
+            try:
+                yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1)
+            except pyarrow.ArrowException as error:
+                raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
         return
     if path.suffix != ".jsonl":
         raise ValueError(f"{path}: a click log that ends in .jsonl or .parquet is read")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 yield number, json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number} is no JSON: {line[:80]!r}") from error
+                raise ValueError(f"{path}, line {number} is no JSON: {line.decode(errors='replace')[:80]!r}") from error
 
 
 def _session(row: Any, where: str) -> tuple[str, list[str], list[bool]]:
