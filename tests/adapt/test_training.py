@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import weakref
 
 import pytest
@@ -139,6 +140,8 @@ def test_evaluation_of_a_language_model_weighs_tokens():
     ("field", "value", "words"),
     [
         ("epochs", 0, "epochs=0: a positive number"),
+        ("epochs", math.inf, "epochs=inf: a positive number"),
+        ("learning_rate", math.inf, "learning_rate=inf: a positive number"),
         ("learning_rate", float("nan"), "learning_rate=nan: a positive"),
         ("warmup", 1.0, "warmup=1.0: a share"),
         ("device", "tpu", "'cpu' and 'cuda' are accepted"),

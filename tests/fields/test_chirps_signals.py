@@ -253,8 +253,9 @@ def test_a_recording_becomes_a_report(recording, tmp_path):
     assert report.save(tmp_path / "report.parquet").stat().st_size > 0
     with pytest.raises(ValueError, match=r"names no format"):
         report.save(tmp_path / "report.png")
-    with pytest.raises(ValueError, match="window=0"):
-        localize_recording(read_recording(recording), window=0)
+    for window in (0, np.inf):
+        with pytest.raises(ValueError, match=f"window={window}: a positive number of seconds"):
+            localize_recording(read_recording(recording), window=window)
 
 
 def test_reports_are_joined_and_names_are_escaped():

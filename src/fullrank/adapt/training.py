@@ -60,7 +60,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate", "location_learning_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < torch.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: a positive number is needed")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup}: a share of the steps, from 0 to below 1, is accepted")

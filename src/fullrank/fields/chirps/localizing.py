@@ -196,7 +196,7 @@ def localize_recording(
         ValueError: a window that is too short, or a frequency that a channel does not reach.
         MissingExtra: transformers or peft is not installed.
     """
-    if not window > 0:
+    if not 0 < window < np.inf:
         raise ValueError(f"window={window}: a positive number of seconds is needed")
     model = model or bundled_model()
     chosen = recording.choose(channels)
