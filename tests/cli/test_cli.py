@@ -386,3 +386,12 @@ def test_a_process_that_is_interrupted_leaves_a_run_to_resume(folders):
     [info] = papers.list_runs()
     assert (info.status, info.resumable) == ("cancelled", True)
     assert list((info.folder / "scratch" / "steps").iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_is_not_utf_8_gets_the_words(encoding: str) -> None:
+    for asked in (("show", "rankme"), ("papers",)):
+        command = [sys.executable, "-m", "fullrank", *asked]
+        shown = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        assert b"RankMe" in shown.stdout

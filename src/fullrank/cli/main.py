@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from pathlib import Path
@@ -48,6 +49,9 @@ _MARK = ("<!-- papers:begin -->\n", "<!-- papers:end -->\n")
 def main() -> None:
     """Run the command. Exit codes: 0 done; 1 a check failed; 2 bad input; 130 stopped by Ctrl-C."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # closed, it is None
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no × and no box, but the words
     if not sys.warnoptions:  # what one library says to another is nothing for the user
         warnings.filterwarnings("ignore", category=FutureWarning)
     try:
