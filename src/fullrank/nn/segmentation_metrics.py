@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from scipy import ndimage
+from scipy import integrate, ndimage
 from torch import Tensor
 
 from fullrank.nn.masks import binary_mask
@@ -238,7 +238,7 @@ def roc_targets(
         raise ValueError("mask has no object in any image: at least one target is needed")
     pd, fa = (_above(np.concatenate(values), levels) for values in (peaks, background))
     across, up = np.concatenate([[0.0], fa, [1.0]]), np.concatenate([[0.0], pd, [1.0]])
-    return TargetROC(levels, pd, fa, float(np.trapezoid(up, across)))
+    return TargetROC(levels, pd, fa, float(integrate.trapezoid(up, across)))
 
 
 def _above(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
