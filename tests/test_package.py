@@ -2,13 +2,18 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 
 import fullrank
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "numpy", "scipy", "sklearn", "matplotlib", "pyarrow")
 
 
@@ -46,3 +51,28 @@ def test_every_public_name_exists():
         assert getattr(fullrank, name) is not None
     with pytest.raises(AttributeError, match="module 'fullrank' has no attribute 'nothing'"):
         fullrank.nothing  # noqa: B018
+
+
+def required() -> set[tuple[str, str]]:
+    """Each module that the code asks for by name, with the extra that it tells the user to install."""
+    calls = (
+        node
+        for file in (ROOT / "src" / "fullrank").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require"
+    )
+    texts = ([getattr(argument, "value", None) for argument in call.args] for call in calls)
+    return {(pair[0].partition(".")[0], pair[1]) for pair in texts if all(isinstance(text, str) for text in pair)}
+
+
+def test_the_extra_that_is_told_brings_the_module():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installed = packages_distributions()
+    asked = required()
+    assert ("bm25s", "search") in asked
+    for module, extra in sorted(asked):
+        brought = project["dependencies"] + project["optional-dependencies"][extra]
+        names = {re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-") for requirement in brought}
+        # One that is not installed here, such as timm, has its module's name.
+        package = installed.get(module, [module])[0].lower().replace("_", "-")
+        assert package in names, f'{module}: pip install "fullrank[{extra}]" does not bring {package}'
