@@ -69,7 +69,9 @@ def test_an_example_does_not_depend_on_its_neighbours_or_on_workers():
     np.testing.assert_array_equal(labels, data.labels())
     y = torch.stack([y for _, y in alone]).numpy()
     np.testing.assert_array_equal(y, target_matrix(labels, ("onset_time", "duration")))
-    loaded = torch.cat([Z for Z, _ in DataLoader(data, batch_size=2, num_workers=2)])
+    # Python 3.12 warns of a fork beside threads, which PyTorch has.
+    loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context="spawn")
+    loaded = torch.cat([Z for Z, _ in loader])
     torch.testing.assert_close(loaded, torch.from_numpy(together), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(data[-1][0], data[5][0])
     with pytest.raises(IndexError, match="index 6 of a data set of 6"):
