@@ -94,6 +94,14 @@ def test_it_finds_what_its_reranker_scores():
         assert rounded == pytest.approx(found, abs=8 * 2e-3)
 
 
+def test_no_texts_give_no_vectors():
+    encoder = ColBERTEncoder(model(), tokenizer())
+    assert encoder.encode_documents([]) == []
+    vectors, words = encoder.encode_queries([])
+    assert vectors.shape == (0, 32, 8)
+    assert words.shape == (0, 32)
+
+
 def test_a_saved_index_names_its_encoder(tmp_path):
     model().save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")

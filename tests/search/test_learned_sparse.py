@@ -93,6 +93,12 @@ def test_splade_expands_queries_and_documents_or_documents_alone():
     assert retriever.search("aa dd aa")["0"] == pytest.approx({id: s for id, s in expected.items() if s})
 
 
+def test_no_texts_give_no_weights():
+    encoder = SpladeEncoder(masked(), tokenizer())
+    assert encoder.vectors([]).shape == (0, masked().config.vocab_size)
+    assert encoder.encode_documents([]) == []
+
+
 def test_a_vocabulary_that_is_wider_than_the_tokenizer():
     model = masked()
     width = len(tokenizer())

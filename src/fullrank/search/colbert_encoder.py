@@ -83,6 +83,8 @@ class ColBERTEncoder:
         mask = self.pretrained.tokenizer.mask_token_id
         if mask is None:
             raise ValueError("the tokenizer has no mask token, with which ColBERT fills queries up")
+        if not texts:  # the model alone knows how many numbers a vector has
+            return QueryTokens(*(part[:0] for part in self.encode_queries([""])))
         rows = self._marked(texts, self.markers[0], self.query_length)
         filled = [row + [mask] * (self.query_length - len(row)) for row in rows]
         size = self.pretrained.batch_size
@@ -131,7 +133,7 @@ class ColBERTEncoder:
         id = tokenizer.convert_tokens_to_ids(marker)
         if id is None or id == tokenizer.unk_token_id:
             raise ValueError(f"the tokenizer has no token {marker!r}; name the checkpoint's own: markers=(query, text)")
-        encoded = tokenizer(list(texts), truncation=True, max_length=length - 1).input_ids
+        encoded = tokenizer(list(texts), truncation=True, max_length=length - 1).input_ids if texts else []
         return [[ids[0], id, *ids[1:]] for ids in encoded]
 
     def _vectors(

@@ -138,6 +138,8 @@ class SpladeEncoder(PretrainedSparseEncoder):
 
     def vectors(self, texts: Sequence[str]) -> Float[Tensor, "texts vocabulary"]:
         """Weights of every word of the vocabulary, at least 0; one batch."""
+        if not texts:  # the model alone knows how wide its vocabulary is
+            return self.vectors([""])[:0]
         return self._vectors(self._ids(texts))
 
     def batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Float[Tensor, "batch vocabulary"]]]:
