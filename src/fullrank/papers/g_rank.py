@@ -73,10 +73,10 @@ print(me.ranker.explain("jazz", "Kind of Blue"))         # who contributes what
         ),
         Claim(
             id="converges",
-            says="The mean distance to the global order falls steeply, for F = 0 and F = 1.",
+            says="The mean distance to the global order falls steeply, for F = 0 and F = 1: by half at least.",
             source="figure, thesis",
-            unit="Spearman rho of distance with time",
-            holds=lambda rho: rho <= -0.9,
+            unit="Spearman rho of distance with time; share of the start",
+            holds=lambda m: m["rho"] <= -0.9 and m["left at the end"] <= 0.5,
         ),
         Claim(
             id="top-item-agreed",
@@ -94,15 +94,22 @@ print(me.ranker.explain("jazz", "Kind of Blue"))         # who contributes what
             source="text, thesis",
             unit="distance",
             holds=lambda m: (
-                m["targeted"] < m["start"] and m["inflation"] < m["start"] and m["targeted"] <= m["inflation"]
+                min(m["targeted rise"], m["inflation rise"]) > m["start"] / 20  # as `_onset` sees damage
+                and m["targeted peak"] < m["inflation peak"] < m["start"]
             ),
         ),
         Claim(
             id="epic-is-worst",
-            says="The epic attack (75 % sybils) is clearly worse and levels off.",
+            says=(
+                "The epic attack (75 % sybils) is clearly worse, by a quarter at least, and levels off: the second "
+                "half of the attack moves the distance by a quarter of what the first half did at most."
+            ),
             source="text, thesis",
             unit="distance",
-            holds=lambda m: m["epic"] > max(m["targeted"], m["inflation"]),
+            holds=lambda m: (
+                m["epic"] >= 1.25 * max(m["targeted"], m["inflation"])
+                and abs(m["epic"] - m["epic half-way"]) <= 0.25 * (m["epic half-way"] - m["epic before"])
+            ),
         ),
         Claim(
             id="onset-of-damage",
@@ -256,9 +263,12 @@ def _measure_networks(trial: Trial, curves: Any, size: Size) -> None:
         """(seeds, snapshots)."""
         return np.array([run[column] for run in curves[scenario, F]])
 
+    def worst(scenario: str) -> np.ndarray:
+        """Distances (seeds, snapshots), of the F with the larger one."""
+        return np.maximum(values(scenario, 0), values(scenario, 1))
+
     def worst_last(scenario: str) -> list[float]:
-        """The last distance of every seed, of the F with the larger one."""
-        return np.maximum(values(scenario, 0)[:, -1], values(scenario, 1)[:, -1]).tolist()
+        return worst(scenario)[:, -1].tolist()
 
     start = values("baseline", 1)[:, 0].tolist()
     strike = int(np.flatnonzero(values("baseline", 1, "step")[0] < size.steps // 2)[-1])  # last look before the attack
@@ -270,16 +280,26 @@ def _measure_networks(trial: Trial, curves: Any, size: Size) -> None:
         f"killed once and goes on from its disk: {values(_TCP, 1, 'unreached').mean():.0f} of {size.steps} exchanges "
         "failed for that."
     )
-    trial.measure("converges", max(_falls(values("baseline", F)) for F in (0, 1)))
+    trial.measure("converges", {
+        "rho": max(_falls(values("baseline", F)) for F in (0, 1)),
+        "left at the end": float(np.mean(ends["end"]) / np.mean(start)),
+    })  # fmt: skip
     shares = {
         name: 100 * min(float(values(name, F, "median_top_share")[:, -1].mean()) for F in (0, 1)) for name in _SCENARIOS
     }
     trial.measure("top-item-agreed", shares)
-    ends = {name: worst_last(name) for name in _ATTACKS}
-    trial.measure(
-        "recovers-from-attack", *mean_and_spread({"start": start, **{name: ends[name] for name in _ATTACKS[:2]}})
+    peaks = {name: worst(name)[:, strike + 1 :].max(1) for name in _ATTACKS[:2]}
+    damage = {f"{name} peak": peak.tolist() for name, peak in peaks.items()}
+    damage |= {f"{name} rise": (peak - worst(name)[:, strike]).tolist() for name, peak in peaks.items()}
+    trial.measure("recovers-from-attack", *mean_and_spread({"start": start, **damage}))
+    trial.note(
+        "The targeted attack is on one term of 39: the mean over all terms can hardly show it. Attacks begin at half "
+        "of the steps, and what has not levelled off by the end may do so later."
     )
-    trial.measure("epic-is-worst", *mean_and_spread(ends))
+    epic = worst("epic")
+    half_way = strike + epic[:, strike:].shape[1] // 2
+    stages = {"epic before": epic[:, strike].tolist(), "epic half-way": epic[:, half_way].tolist()}
+    trial.measure("epic-is-worst", *mean_and_spread(stages | {name: worst_last(name) for name in _ATTACKS}))
     onsets = {f"F={F}": [_onset(curve, size, strike) for name in _ATTACKS for curve in values(name, F)] for F in (0, 1)}
     trial.measure("onset-of-damage", *mean_and_spread(onsets))
     gossip = {name: values(name, 1) for name in ("push", "pull")}

@@ -109,10 +109,10 @@ print(evaluate(qrels, run, ["nDCG@10", "RR"]))  # fullrank index, search, rerank
         ),
         Claim(
             id="reranking-reaches-the-answer",
-            says="Re-ranking changes what the answer is generated from.",
+            says="Re-ranking changes what the answer is generated from, for a tenth of the questions at least.",
             source="the framework's premise",
             unit="share of questions",
-            holds=lambda share: share > 0,
+            holds=lambda share: share >= 0.1,
         ),
         Claim(
             id="sliding-window-defect",
