@@ -501,6 +501,12 @@ def test_logs_are_read(tmp_path):
     assert all(np.array_equal(one, other) for one, other in zip(sessions, again, strict=True))
 
 
+def test_a_log_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("\r\n".join(json.dumps(row) for row in LOG), "utf-8-sig")
+    assert read_click_sessions(path).queries.tolist() == ["q", "7"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -97,6 +97,12 @@ def test_lines_of_others_are_read(tmp_path):
     assert list(ClickLog.load(log.save(path))) == list(log)
 
 
+def test_a_log_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"node": 1, "term": "t", "item": "x"}\r\n', "utf-8-sig")
+    assert [click.item for click in ClickLog.load(path)] == ["x"]
+
+
 def test_a_log_as_a_table(tmp_path):
     from pyarrow import parquet
 

@@ -94,6 +94,8 @@ def test_catalogues(tmp_path):
     assert len(skewed.items_of(0)) > 3 * len(skewed.items_of(20))
     (tmp_path / "tags.csv").write_text(",album,artist,tags\n0,a,b,['house' 'trip_hop']\n1,c,d,\"house, jazz\"\n")
     assert dict(read_catalogue(tmp_path / "tags.csv")) == {0: {"house", "trip_hop"}, 1: {"house", "jazz"}}
+    (tmp_path / "tags.csv").write_text("tags\r\nhouse\r\n", "utf-8-sig")  # as spreadsheets write it
+    assert dict(read_catalogue(tmp_path / "tags.csv")) == {0: {"house"}}
     (tmp_path / "tags.csv").write_text("album,tags\na,\n")
     with pytest.raises(ValueError, match="no item with a tag"):
         read_catalogue(tmp_path / "tags.csv")

@@ -105,6 +105,12 @@ def test_texts_make_a_document():
     assert repr(document) == "Document('q', ['a'], 1 contexts, id=None)"
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.json", '[{"question": "q"}]'), ("a.jsonl", '{"question": "q"}\r\n')])
+def test_files_that_begin_with_a_byte_order_mark_are_read(tmp_path, name, content):
+    (tmp_path / name).write_text(content, "utf-8-sig")
+    assert [document.question.question for document in Dataset.load_dataset(tmp_path / name)] == ["q"]
+
+
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_files_of_dpr_go_round(tmp_path, suffix):
     first = Document(

@@ -132,7 +132,7 @@ def read_catalogue(path: str | Path) -> Catalogue:
         ValueError: the file has no such column, or no item with a tag.
     """
     path = Path(path)
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         if "tags" not in (rows.fieldnames or ()):
             raise ValueError(f"{path} has the columns {', '.join(rows.fieldnames or ())}; a column tags is needed")

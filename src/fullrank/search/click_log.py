@@ -222,7 +222,7 @@ class ClickLog:
         if path.suffix != ".jsonl":
             return cls.from_bytes(path.read_bytes())
         log = cls()
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
             if not line.strip():
                 continue
             try:

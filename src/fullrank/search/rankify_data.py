@@ -274,7 +274,7 @@ def _kind(path: Path) -> str:
 def _entries(path: Path) -> list[Any]:
     kind = _kind(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         lines = [text] if kind == ".json" else [line for line in text.split("\n") if line.strip()]
         read = [json.loads(line) for line in lines]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
