@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from functools import cache, partial
 from typing import Any
 
@@ -177,7 +178,7 @@ def study(trial: Trial) -> None:
         conditions = partial(_conditions, family, width, state, problems, probes, trial.device, partial(say, start=100))
         return trial.step(f"{key} {samples}", conditions)
 
-    _tokenizer()  # before the threads, which would each make it
+    _tokenizer()  # before the threads, which would each make it; they take copies, for cutting texts sets a state
     with trial.one_thread(), ThreadPoolExecutor(2) as pool:  # a core for each
         try:
             measured = dict(zip(models, pool.map(measure, models), strict=True))
@@ -282,7 +283,7 @@ def _trained(
 
     from fullrank import data
 
-    tokenizer, model = _tokenizer(), _model(family, width, seed).to(device)
+    tokenizer, model = deepcopy(_tokenizer()), _model(family, width, seed).to(device)
     texts = [f"{record['question']}\n{record['answer']}\n\n" for record in data.load("gsm8k-mini", "train")]
     tokens = torch.tensor(list(itertools.chain.from_iterable(tokenizer(texts)["input_ids"])))
     generator = torch.Generator().manual_seed(seed)
@@ -318,7 +319,7 @@ def _conditions(
     from fullrank import data
     from fullrank.spectra import GradientSpectra
 
-    tokenizer, model = _tokenizer(), _model(family, width, 0).to(device)
+    tokenizer, model = deepcopy(_tokenizer()), _model(family, width, 0).to(device)
     model.load_state_dict(state)
     measure = GradientSpectra(model, tokenizer)
     records = data.load("gsm8k-mini", "test")
