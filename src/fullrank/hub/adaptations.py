@@ -15,15 +15,15 @@ from fullrank.hub.adapter_choices import (
     PROPOSED,
     Epochs,
     ExampleCount,
+    ModelAndData,
     Size,
     SizeByBudget,
     choices,
-    choose_data,
     choose_method,
+    model_and_data,
 )
 from fullrank.hub.downloads import download
 from fullrank.hub.libraries import load_adapt
-from fullrank.hub.models import choose_to_train
 from fullrank.hub.rendering import respond
 from fullrank.hub.store import Job
 
@@ -45,30 +45,25 @@ def adapt(request: Request, method: str = PROPOSED["method"]) -> Response:
 @router.post("/adaptations")
 def start(
     request: Request,
-    model: Annotated[str, Form()] = "",
-    path: Annotated[str, Form()] = "",
-    data: Annotated[str, Form()] = "",
-    file: Annotated[str, Form()] = "",
+    given: Annotated[ModelAndData, Depends(model_and_data)],
     method: Annotated[str, Form()] = PROPOSED["method"],
     size: Size = None,
     budget: SizeByBudget = None,
     examples: ExampleCount = PROPOSED["examples"],
     epochs: Epochs = PROPOSED["epochs"],
 ) -> Response:
-    """Adapt a model; a path that is typed goes before what is chosen."""
+    """Adapt a model."""
     if size is not None and budget is not None:
         raise ValueError(f"size {size} and budget {budget} are both given; give one of them, or none")
-    folders = request.app.state.settings.models
-    chosen = choose_to_train(path or model, folders)
     options = {
-        "data": choose_data(file or data, folders).source,
+        "data": given.data.source,
         "method": choose_method(method).name,
         "size": size,
         "budget": budget,
         "examples": examples,
         "epochs": epochs,
     }
-    job = request.app.state.jobs.submit("adaptation", str(chosen.path), chosen.name, options)
+    job = request.app.state.jobs.submit("adaptation", str(given.model.path), given.model.name, options)
     return RedirectResponse(f"/jobs/{job.id}", 303)
 
 

@@ -10,7 +10,7 @@ from fastapi import Form, Request
 
 from fullrank import data, papers
 from fullrank.hub.allowed import allowed_path
-from fullrank.hub.models import bundled_model, models_in
+from fullrank.hub.models import Model, bundled_model, choose_to_train, models_in
 
 if TYPE_CHECKING:
     from fullrank.adapt import AdapterMethod
@@ -106,6 +106,35 @@ def choose_data(name: str, folders: tuple[Path, ...]) -> Examples:
     if path.stat().st_size > _FILE:
         raise ValueError(f"{name} has {path.stat().st_size / 2**20:.0f} MiB; at most {_FILE // 2**20} are read here")
     return load_examples(path)
+
+
+@dataclass(frozen=True)
+class ModelAndData:
+    """What every form that trains or measures asks for first.
+
+    Attributes:
+        model: a folder that can be trained from.
+        data: examples.
+    """
+
+    model: Model
+    data: Examples
+
+
+def model_and_data(
+    request: Request,
+    model: Annotated[str, Form()] = "",
+    path: Annotated[str, Form()] = "",
+    data: Annotated[str, Form()] = "",
+    file: Annotated[str, Form()] = "",
+) -> ModelAndData:
+    """A dependency: model and data of a form; a path that is typed goes before what is chosen.
+
+    Raises:
+        NotAllowed, ValueError, FileNotFoundError: as `choose_to_train` and `choose_data`.
+    """
+    folders: tuple[Path, ...] = request.app.state.settings.models
+    return ModelAndData(choose_to_train(path or model, folders), choose_data(file or data, folders))
 
 
 def choose_method(name: str) -> AdapterMethod:

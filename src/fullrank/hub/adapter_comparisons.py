@@ -13,14 +13,14 @@ from fullrank.hub.adapter_choices import (
     Budget,
     Epochs,
     ExampleCount,
+    ModelAndData,
     Seeds,
     choices,
-    choose_data,
     choose_method,
+    model_and_data,
 )
 from fullrank.hub.downloads import download, drawing
 from fullrank.hub.libraries import load_adapt
-from fullrank.hub.models import choose_to_train
 from fullrank.hub.rendering import respond
 from fullrank.hub.store import Job
 
@@ -42,31 +42,26 @@ def compare(request: Request) -> Response:
 @router.post("/comparisons")
 def start(
     request: Request,
-    model: Annotated[str, Form()] = "",
-    path: Annotated[str, Form()] = "",
-    data: Annotated[str, Form()] = "",
-    file: Annotated[str, Form()] = "",
+    given: Annotated[ModelAndData, Depends(model_and_data)],
     methods: Annotated[tuple[str, ...], Form()] = (),
     budget: Budget = PROPOSED["budget"],
     seeds: Seeds = PROPOSED["seeds"],
     examples: ExampleCount = PROPOSED["examples"],
     epochs: Epochs = PROPOSED["epochs"],
 ) -> Response:
-    """Compare methods; a path that is typed goes before what is chosen."""
+    """Compare methods."""
     chosen_methods = list(dict.fromkeys(choose_method(name).name for name in methods))
     if not chosen_methods:
         raise ValueError("no method is chosen; choose one or more")
-    folders = request.app.state.settings.models
-    chosen = choose_to_train(path or model, folders)
     options = {
-        "data": choose_data(file or data, folders).source,
+        "data": given.data.source,
         "methods": chosen_methods,
         "budget": budget,
         "seeds": seeds,
         "examples": examples,
         "epochs": epochs,
     }
-    job = request.app.state.jobs.submit("comparison", str(chosen.path), chosen.name, options)
+    job = request.app.state.jobs.submit("comparison", str(given.model.path), given.model.name, options)
     return RedirectResponse(f"/jobs/{job.id}", 303)
 
 

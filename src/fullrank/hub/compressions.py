@@ -10,10 +10,9 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from fullrank import papers
-from fullrank.hub.adapter_choices import ExampleCount, choices, choose_data
+from fullrank.hub.adapter_choices import ExampleCount, ModelAndData, choices, model_and_data
 from fullrank.hub.downloads import download, drawing
 from fullrank.hub.libraries import load_adapt, load_compress
-from fullrank.hub.models import choose_to_train
 from fullrank.hub.rendering import respond
 from fullrank.hub.store import Job
 from fullrank.hub.worker import size_of
@@ -57,33 +56,27 @@ def compress(request: Request, method: str = _PROPOSED["method"]) -> Response:
 @router.post("/compressions")
 def start(
     request: Request,
-    model: Annotated[str, Form()] = "",
-    path: Annotated[str, Form()] = "",
-    data: Annotated[str, Form()] = "",
-    file: Annotated[str, Form()] = "",
+    given: Annotated[ModelAndData, Depends(model_and_data)],
     method: Annotated[str, Form()] = _PROPOSED["method"],
     keep: Keep = _PROPOSED["keep"],
     bits: Bits = _PROPOSED["bits"],
     examples: ExampleCount = _PROPOSED["examples"],
     recover: Recover = _PROPOSED["recover"],
 ) -> Response:
-    """Compress a model; a path that is typed goes before what is chosen."""
+    """Compress a model."""
     from fullrank.compress import check_compression  # brings torch
 
-    folders = request.app.state.settings.models
-    chosen = choose_to_train(path or model, folders)
     name = _choose_method(method)
-    known = choose_data(file or data, folders)
     options = {
-        "data": known.source,
+        "data": given.data.source,
         "method": name,
         "keep": None if _takes_bits(name) else keep,
         "bits": bits if _takes_bits(name) else None,
         "examples": examples,
         "recover": recover,
     }
-    check_compression(chosen.path, name, known, recover=recover, **size_of(options))
-    job = request.app.state.jobs.submit("compression", str(chosen.path), chosen.name, options)
+    check_compression(given.model.path, name, given.data, recover=recover, **size_of(options))
+    job = request.app.state.jobs.submit("compression", str(given.model.path), given.model.name, options)
     return RedirectResponse(f"/jobs/{job.id}", 303)
 
 
@@ -126,26 +119,20 @@ def compare(request: Request) -> Response:
 @router.post("/frontiers")
 def start_frontier(
     request: Request,
-    model: Annotated[str, Form()] = "",
-    path: Annotated[str, Form()] = "",
-    data: Annotated[str, Form()] = "",
-    file: Annotated[str, Form()] = "",
+    given: Annotated[ModelAndData, Depends(model_and_data)],
     methods: Annotated[tuple[str, ...], Form()] = (),
     examples: ExampleCount = _PROPOSED["examples"],
 ) -> Response:
-    """Compare methods; a path that is typed goes before what is chosen."""
+    """Compare methods."""
     from fullrank.compress import check_compression  # brings torch
 
     chosen_methods = list(dict.fromkeys(_choose_method(name) for name in methods))
     if not chosen_methods:
         raise ValueError("no method is chosen; choose one or more")
-    folders = request.app.state.settings.models
-    chosen = choose_to_train(path or model, folders)
-    known = choose_data(file or data, folders)
     for name in chosen_methods:
-        check_compression(chosen.path, name, known)
-    options = {"data": known.source, "methods": chosen_methods, "examples": examples}
-    job = request.app.state.jobs.submit("frontier", str(chosen.path), chosen.name, options)
+        check_compression(given.model.path, name, given.data)
+    options = {"data": given.data.source, "methods": chosen_methods, "examples": examples}
+    job = request.app.state.jobs.submit("frontier", str(given.model.path), given.model.name, options)
     return RedirectResponse(f"/jobs/{job.id}", 303)
 
 
