@@ -46,6 +46,15 @@ def test_weights_are_those_of_the_exchanged_list():
         assert rho[i, j] == rho[j, i]
 
 
+def test_weights_of_documents_far_below_the_first_are_those_of_the_list_without_it():
+    scores = torch.tensor([[0.5, -0.5, 1.0, 0.0]])
+    shown, there = torch.tensor([[1, 2, 0]]), torch.ones(1, 4, dtype=torch.bool)
+    alone = exchange_weights(scores, shown, there)[0]
+    led = torch.cat([torch.tensor([[100.0]]), scores], 1)
+    rho = exchange_weights(led, torch.tensor([[0, 2, 3, 1]]), torch.ones(1, 5, dtype=torch.bool))[0]
+    torch.testing.assert_close(rho[1:, 1:], alone)
+
+
 def test_the_gradient_is_that_of_the_paper():
     scores = torch.tensor([[0.3, -0.2, 0.9, 0.1]], dtype=torch.float64, requires_grad=True)
     shown, clicks = torch.tensor([[2, 0, 3, 1]]), torch.tensor([[0, 1, 0, 0]])

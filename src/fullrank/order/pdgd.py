@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 _LARGEST_LOG = 20.0
+_NOWHERE = -1e30  # score of a document that is not there; finite, so that differences are
 
 
 def plackett_luce(
@@ -83,20 +85,29 @@ def exchange_weights(
         shown: numbers of those in the lists.
         mask: where there is a document.
     """
-    s = scores.double().masked_fill(~mask, -torch.inf)
-    weights = (s - s.amax(1, keepdim=True)).exp()
-    e = weights.gather(1, shown)
-    left = weights.sum(1, keepdim=True) - e.cumsum(1) + e  # at every rank, before its document is taken
-    smallest = torch.finfo(left.dtype).tiny
+    s = scores.double().masked_fill(~mask, _NOWHERE)
+    others = s.scatter(1, shown, _NOWHERE).logsumexp(1)  # never taken
+    taken = s.gather(1, shown)
+    # In logs: against a first document far above all others, theirs would be lost in its sum.
+    left = torch.logaddexp(taken.flip(1).logcumsumexp(1).flip(1), others[:, None])  # at every rank
     ranks = torch.arange(shown.shape[1], device=shown.device)
     low, high = torch.minimum(ranks[:, None], ranks), torch.maximum(ranks[:, None], ranks)
     # after the exchange, the ranks behind the upper one down to the lower one have its document left, not the other
     between = (ranks > low[..., None]) & (ranks <= high[..., None])
-    moved = e[:, low] - e[:, high]
-    other = torch.where(between, left[:, None, None] + moved[..., None], left[:, None, None])
-    D = left.clamp(min=smallest).log().sum(1)
-    change = other.clamp(min=smallest).log().sum(-1) - D[:, None, None]
+    other = torch.logaddexp(_left_but_one(taken, left, others)[:, high], taken[:, low][..., None])
+    change = torch.where(between, other - left[:, None, None], 0).sum(-1)
     return (1 / (1 + change.clamp(max=_LARGEST_LOG).exp())).to(scores.dtype)
+
+
+def _left_but_one(
+    taken: Float[Tensor, "lists ranks"], left: Float[Tensor, "lists ranks"], others: Float[Tensor, " lists"]
+) -> Float[Tensor, "lists ranks ranks"]:
+    """[:, h, r]: log of what is left at rank r but for the document that is taken at rank h, h >= r."""
+    ranks = torch.arange(taken.shape[1], device=taken.device)
+    above = taken[:, None].masked_fill(ranks < ranks[:, None], _NOWHERE).logcumsumexp(2)  # [:, r, h]: from r to h
+    above = functional.pad(above[..., :-1], (1, 0), value=_NOWHERE)  # h itself left out
+    below = torch.cat([left[:, 1:], others[:, None]], 1)  # [:, h]: behind h
+    return torch.logaddexp(above, below[:, None]).mT
 
 
 def _pairs(clicked: Bool[Tensor, "lists ranks"], present: Bool[Tensor, "lists ranks"]) -> Tensor:
