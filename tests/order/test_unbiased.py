@@ -178,6 +178,13 @@ def test_the_inverse_propensity_losses_are_unbiased():
     assert abs(naive - full_list) > 0.1
 
 
+@pytest.mark.parametrize("logits_to_prob", ["softmax", "sigmoid"])
+def test_weights_of_dual_learning_do_not_depend_on_a_document_far_above(logits_to_prob):
+    scores, places = torch.tensor([[0.0, -2.0, 900.0]]), torch.arange(3)[None]
+    found = DLA(3, logits_to_prob=logits_to_prob).relative(scores, torch.ones(1, 3, dtype=torch.bool), places)
+    torch.testing.assert_close(found, torch.tensor([[0.0, 2.0, -900.0]]).exp())
+
+
 MAKERS = {
     "naive": lambda: Naive(),
     "naive sigmoid": lambda: Naive("sigmoid"),

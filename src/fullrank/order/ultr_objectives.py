@@ -221,15 +221,13 @@ class DLA(Objective):
         """P_1 / P_k, with the document that was shown first; without gradient."""
         if not logits.numel():
             return logits.detach()
-        logits = logits.detach()
-        if self.logits_to_prob == "softmax":
-            p = logits.masked_fill(~mask, -torch.inf).softmax(-1)
-        else:
-            mean = torch.where(mask, logits, 0).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
-            p = torch.sigmoid(logits - mean)
+        logs = logits.detach()  # of P, but for a constant; P itself is 0 where another document is far above
+        if self.logits_to_prob == "sigmoid":
+            mean = torch.where(mask, logs, 0).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+            logs = functional.logsigmoid(logs - mean)
         first = places.masked_fill(~mask, places.shape[-1] + self.logits.shape[0]).argmin(-1, keepdim=True)
-        w = p.gather(-1, first) / p.clamp(min=torch.finfo(p.dtype).tiny)
-        w = w if self.clip is None else w.clamp(max=self.clip)
+        largest = 1 / torch.finfo(logs.dtype).tiny if self.clip is None else self.clip
+        w = (logs.gather(-1, first) - logs).exp().clamp(max=largest)
         return torch.where(mask, w, 0)
 
     def position_logits(self) -> Float[Tensor, " positions"]:
