@@ -95,7 +95,7 @@ def test_bad_calls(tmp_path, unchecked):
     for call, words in [
         (lambda: ULTRRanker().fit(X, clicks[:-1], qid), "24 documents, 23 clicks and 24 lists"),
         (lambda: ULTRRanker().fit(X, clicks, qid, np.zeros(24, dtype=int)), "they count from 1"),
-        (lambda: ULTRRanker().fit(X, clicks, qid, np.ones(24, dtype=int)), "6 documents at position 1"),
+        (lambda: ULTRRanker().fit(X, clicks, qid, np.ones(24, dtype=int)), "^list 0 has 6 documents at position 1"),
         (lambda: ULTRRanker().fit(X, clicks, qid, np.full(24, 99)), "no document was shown within list_size=10"),
         (lambda: ULTRRanker(scorer="tree").fit(X, clicks, qid), "scorer='tree' is not known"),
         (lambda: ULTRRanker("ips").fit(X, clicks, qid), "needs propensities"),

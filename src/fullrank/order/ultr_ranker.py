@@ -318,7 +318,7 @@ def padded(
     np.add.at(counts := np.zeros(shape, dtype=np.int64), (rows, columns), 1)
     if (counts > 1).any():
         row, column = np.argwhere(counts > 1)[0].tolist()
-        raise ValueError(f"list {np.unique(qid)[row]!r} has {counts[row, column]} documents at position {column + 1}")
+        raise ValueError(f"list {np.unique(qid)[row]} has {counts[row, column]} documents at position {column + 1}")
     features[rows, columns], c[rows, columns], m[rows, columns] = X[within], clicks[within], True
     return features, c, m
 
