@@ -15,7 +15,6 @@ from fullrank.search import BM25Retriever, Document, Retriever
 from .conftest import collection
 
 VARIANTS = ["robertson", "lucene", "atire", "bm25l", "bm25+"]
-DELTA = 0.5
 
 
 def idf(variant: str, N: int, df: int) -> float:
@@ -32,7 +31,7 @@ def idf(variant: str, N: int, df: int) -> float:
     return math.log((N + 1) / df)
 
 
-def frequency(variant: str, tf: int, k1: float, norm: float) -> float:
+def frequency(variant: str, tf: int, k1: float, norm: float, delta: float) -> float:
     """The part of Table 1 that a document's term frequency enters; norm is 1 - b + b L / L_avg."""
     if tf == 0 and variant in ("robertson", "lucene", "atire"):
         return 0.0
@@ -43,11 +42,11 @@ def frequency(variant: str, tf: int, k1: float, norm: float) -> float:
             return (k1 + 1) * tf / (tf + k1 * norm)
         case "bm25l":
             c = tf / norm
-            return (k1 + 1) * (c + DELTA) / (k1 + c + DELTA)
-    return DELTA + (k1 + 1) * tf / (tf + k1 * norm)
+            return (k1 + 1) * (c + delta) / (k1 + c + delta)
+    return delta + (k1 + 1) * tf / (tf + k1 * norm)
 
 
-def reference(variant, texts, query, k1, b):
+def reference(variant, texts, query, k1, b, delta=0.5):
     """Scores of the documents that hold a term; every other term counts with tf = 0."""
     bags = [Counter(text.split()) for text in texts]
     average = sum(bag.total() for bag in bags) / len(bags)
@@ -55,7 +54,7 @@ def reference(variant, texts, query, k1, b):
     return {
         f"d{number}": sum(
             idf(variant, len(bags), sum(term in bag for bag in bags))
-            * frequency(variant, bag[term], k1, 1 - b + b * bag.total() / average)
+            * frequency(variant, bag[term], k1, 1 - b + b * bag.total() / average, delta)
             for term in terms
         )
         for number, bag in enumerate(bags)
@@ -71,6 +70,17 @@ def test_scores_are_those_of_the_formula(documents, variant, k1, b):
     for query in ("rank", "rank matrix", "matrix rank rank unknown", "quickly inside cats"):
         expected = reference(variant, texts, query, k1, b)
         assert retriever.search(query, 100)["0"] == pytest.approx(expected, rel=1e-5, abs=1e-6), query
+
+
+@pytest.mark.parametrize("variant", ["bm25l", "bm25+"])
+def test_what_is_added_to_a_frequency_is_ones_own(documents, variant, tmp_path):
+    built = BM25Retriever(variant, stopwords=None, delta=1.0).build(documents)
+    expected = reference(variant, [document.text for document in documents], "rank matrix", 1.2, 0.75, delta=1.0)
+    assert built.search("rank matrix")["0"] == pytest.approx(expected, rel=1e-5)
+    opened = BM25Retriever.load(built.save(tmp_path / "index"))
+    assert opened.search("rank matrix") == built.search("rank matrix")
+    with pytest.raises(ValueError, match="delta=0 is not accepted; it is above 0"):
+        BM25Retriever(variant, delta=0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS[:4])
@@ -246,7 +256,9 @@ def test_agrees_with_bm25s_and_the_independent_derivation(case):
     documents = [Document(f"{number:04d}", text) for number, text in enumerate(texts)]
     columns = {"bm25+": "bm25plus"} | {name: name for name in VARIANTS[:4]}
     for variant, column in columns.items():
-        retriever = BM25Retriever(variant, spec["k1"], spec["b"], analyzer=str.split).build(documents)
+        retriever = BM25Retriever(variant, spec["k1"], spec["b"], analyzer=str.split, delta=spec["delta"]).build(
+            documents
+        )
         for number, query in enumerate(spec["query_terms"]):
             found = retriever.search(" ".join(query), len(documents))["0"]
             expected = known[f"bm25s_{column}"][number].tolist()

@@ -34,10 +34,11 @@ class BM25Retriever(InvertedIndex):
         stopwords: language of the words to leave out, such as "en" or "de"; None for none.
         stemming: language whose endings are cut, such as "en" or "de"; None for none.
         analyzer: a function from a text to its terms, in place of both; it is given again to `load`.
+        delta: what "bm25l" and "bm25+" add to a term frequency, positive; Lv and Zhai (2011) take 0.5 and 1.
 
     Raises:
         MissingExtra: bm25s, whose lists of stop words are used, or PyStemmer is not installed.
-        ValueError: an unknown variant or language, or k1 or b out of range.
+        ValueError: an unknown variant or language, or k1, b or delta out of range.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class BM25Retriever(InvertedIndex):
         stopwords: str | None = "en",
         stemming: str | None = None,
         analyzer: Callable[[str], Sequence[str]] | None = None,
+        delta: float | int = 0.5,
     ) -> None:
         if variant not in get_args(Variant):
             raise ValueError(f"variant={variant!r} is not known; accepted: {', '.join(get_args(Variant))}")
@@ -57,8 +59,10 @@ class BM25Retriever(InvertedIndex):
             raise ValueError("k1=0 is not accepted for bm25+, which divides by it; give a positive one")
         if not 0 <= b <= 1:
             raise ValueError(f"b={b} is not accepted; it is from 0 to 1")
+        if not 0 < delta < math.inf:
+            raise ValueError(f"delta={delta} is not accepted; it is above 0, by custom 0.5 or 1")
         self.variant: Variant = variant
-        self.k1, self.b, self.stopwords, self.stemming = k1, b, stopwords, stemming
+        self.k1, self.b, self.delta, self.stopwords, self.stemming = k1, b, delta, stopwords, stemming
         self._terms = analyzer or Analyzer(stopwords, stemming).terms
         self._own_analyzer = analyzer is None
         super().__init__()
@@ -93,7 +97,7 @@ class BM25Retriever(InvertedIndex):
         return counted_segment(documents, self._terms)
 
     def _about(self) -> dict[str, Any]:
-        options = {"variant": self.variant, "k1": self.k1, "b": self.b}
+        options = {"variant": self.variant, "k1": self.k1, "b": self.b, "delta": self.delta}
         options |= {"stopwords": self.stopwords, "stemming": self.stemming} if self._own_analyzer else {}
         return {"options": options, "own_analyzer": self._own_analyzer}
 
@@ -139,11 +143,11 @@ class BM25Retriever(InvertedIndex):
             return None
         held = np.concatenate([documents + self._offsets[number] for number, documents, _ in found])
         tf = [
-            term_frequency(self.variant, frequencies, self._norms[number][documents], self.k1)
+            term_frequency(self.variant, frequencies, self._norms[number][documents], self.k1, self.delta)
             for number, documents, frequencies in found
         ]
         idf = inverse_document_frequency(self.variant, self._count, len(held))
-        absent = idf * absent_frequency(self.variant, self.k1)
+        absent = idf * absent_frequency(self.variant, self.k1, self.delta)
         return Scored(held, idf * np.concatenate(tf) - absent, absent)
 
 

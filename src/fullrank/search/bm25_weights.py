@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 Variant = Literal["robertson", "lucene", "atire", "bm25l", "bm25+"]
-DELTA = 0.5
 
 
 def inverse_document_frequency(variant: Variant, N: int, df: int) -> float:
@@ -31,7 +30,11 @@ def inverse_document_frequency(variant: Variant, N: int, df: int) -> float:
 
 
 def term_frequency(
-    variant: Variant, tf: Float[np.ndarray, " postings"], norm: Float[np.ndarray, " postings"], k1: float
+    variant: Variant,
+    tf: Float[np.ndarray, " postings"],
+    norm: Float[np.ndarray, " postings"],
+    k1: float | int,
+    delta: float | int,
 ) -> Float[np.ndarray, " postings"]:
     """f(tf) of documents that hold the term; norm is 1 - b + b dl / avgdl."""
     match variant:
@@ -41,16 +44,16 @@ def term_frequency(
             return tf * (k1 + 1) / (tf + k1 * norm)
         case "bm25l":
             c = tf / norm
-            return (k1 + 1) * (c + DELTA) / (k1 + c + DELTA)
+            return (k1 + 1) * (c + delta) / (k1 + c + delta)
         case "bm25+":
-            return DELTA + tf * (k1 + 1) / (tf + k1 * norm)
+            return delta + tf * (k1 + 1) / (tf + k1 * norm)
 
 
-def absent_frequency(variant: Variant, k1: float) -> float:
+def absent_frequency(variant: Variant, k1: float | int, delta: float | int) -> float:
     """f(0): what a document that lacks the term gets all the same."""
     match variant:
         case "bm25l":
-            return (k1 + 1) * DELTA / (k1 + DELTA)
+            return (k1 + 1) * delta / (k1 + delta)
         case "bm25+":
-            return DELTA
+            return delta
     return 0.0
