@@ -52,6 +52,8 @@ def test_terms():
     assert terms("The U.S.-based Café") == ["the", "u", "s", "based", "café"]
     assert terms("北京2008年") == ["北京", "北", "京", "2008", "年"]
     assert terms("ＡＢＣ") == ["abc"]
+    assert terms("हिन्दी में_भाषा") == ["हिन्दी", "में", "भाषा"]
+    assert terms("ภา") == ["ภา", "ภ", "า"]
 
 
 def test_bm25_by_its_formula():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fullrank import _optional
 from fullrank._optional import MissingExtra
-from fullrank.search import BM25Retriever, Document, Retriever
+from fullrank.search import Analyzer, BM25Retriever, Document, Retriever
 
 from .conftest import collection
 
@@ -387,6 +387,23 @@ def test_stemming_and_scripts_without_spaces():
     assert set(retriever.search("ｒａｎｋ")["0"]) == {"d0", "d1"}
     with pytest.raises(ValueError, match="stemming='klingon' is not known; accepted: ar, da, de"):
         BM25Retriever(stemming="klingon")
+
+
+def test_words_keep_the_marks_of_their_letters():
+    texts = ["हिन्दी भाषा में खोज", "தமிழ் மொழி", "বাংলা ভাষা", "සිංහල භාෂාව", "עִבְרִית שָׁלוֹם", "Cafe\u0301 x\u0308y"]
+    retriever = BM25Retriever().build(collection(texts))
+    for number, text in enumerate(texts):
+        for word in text.split():
+            assert set(retriever.search(word)["0"]) == {f"d{number}"}, word
+    assert Analyzer().terms("हिन्दी में, भाषा।") == ["हिन्दी", "में", "भाषा"]
+
+
+def test_scripts_of_south_east_asia_without_spaces():
+    texts = ["วันนี้อากาศดีมาก", "ມື້ນີ້ອາກາດດີ", "နေ့လည်စာ", "ថ្ងៃនេះអាកាសធាតុល្អ។"]
+    retriever = BM25Retriever().build(collection(texts))
+    for number, word in enumerate(["อากาศ", "ອາກາດ", "လည်", "អាកាស"]):
+        assert set(retriever.search(word)["0"]) == {f"d{number}"}
+    assert Analyzer().terms("๒๕๖๗ ๚") == ["๒๕๖๗"]  # digits and signs are none of the letters
 
 
 def test_an_analyzer_of_ones_own_is_given_again(tmp_path):

@@ -135,6 +135,10 @@ def test_padding_may_stand_anywhere(cell, pooling):
     assert not model.encode(tokens[:, :0]).any()
 
 
+def test_words_keep_the_marks_of_their_letters():
+    assert set(Vocabulary.of(["हिन्दी भाषा, x1"], 1).words) == {"हिन्दी", "भाषा", "x1"}
+
+
 @pytest.mark.parametrize(
     "options",
     [

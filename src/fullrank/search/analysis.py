@@ -11,8 +11,22 @@ from typing import Any
 
 from fullrank._optional import require
 
-_SPACELESS = "\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-_PIECE = re.compile(rf"[{_SPACELESS}]+|[^\W{_SPACELESS}]+")
+#: What stands on, under or beside a letter and is no letter itself, as most vowels of India's scripts.
+MARKS = "".join(
+    mark
+    for block in (range(0x300, 0x2E80), range(0xA4D0, 0xAC00))
+    for mark in map(chr, block)
+    if unicodedata.category(mark)[0] == "M"
+)
+#: Letters and marks of Thai, Lao, Burmese and Khmer, which are written without spaces.
+SOUTH_EAST_ASIA = (
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u109a-\u109d\u1780-\u17d3\u17d7"
+    "\u17dc\u17dd"
+)
+_SPACELESS = f"\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f{SOUTH_EAST_ASIA}"
+_LETTER = rf"[^\W{_SPACELESS}]"
+_PIECE = re.compile(rf"[{_SPACELESS}]+|{_LETTER}+(?:[{MARKS}]+{_LETTER}*)*")
+_PAIRED = re.compile(f"[\u2e80-\U0010ffff{SOUTH_EAST_ASIA}]")
 STEMMERS = {
     "ar": "arabic", "da": "danish", "de": "german", "el": "greek", "en": "porter", "es": "spanish", "fi": "finnish",
     "fr": "french", "hu": "hungarian", "it": "italian", "nl": "dutch", "no": "norwegian", "pt": "portuguese",
@@ -59,7 +73,7 @@ class Analyzer:
         excluded, least = self._excluded, self.min_length
         found: list[str] = []
         for piece in _PIECE.findall(text.lower()):
-            if piece[0] > "\u2e7f":
+            if _PAIRED.match(piece):
                 found += [piece[i : i + 2] for i in range(len(piece) - 1)] or [piece]
             elif len(piece) >= least and piece not in excluded:
                 found.append(piece)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from fullrank.search.analysis import MARKS, SOUTH_EAST_ASIA
+
 # A full stop of East Asia ends a sentence; one of the West if white space follows; and so does an empty line.
 _END = re.compile(r"""[。！？｡]+["'”’」』）)\]]*\s*|[.!?…]+["'”’)\]]*\s+|\s*\n\s*\n\s*""")
 _ABBREVIATION = re.compile(
@@ -14,10 +16,11 @@ _ABBREVIATION = re.compile(
 )
 _SPACELESS = (
     "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003134f"
+    f"\U00020000-\U0003134f{SOUTH_EAST_ASIA}"
 )
-_PIECE = re.compile(rf"[{_SPACELESS}]+|[^\W_{_SPACELESS}]+")
-_HAN = re.compile(rf"[{_SPACELESS}]")
+_LETTER = rf"[^\W_{_SPACELESS}]"
+_PIECE = re.compile(rf"[{_SPACELESS}]+|{_LETTER}+(?:[{MARKS}]+{_LETTER}*)*")
+_PAIRED = re.compile(rf"[{_SPACELESS}]")
 
 
 def sentences(text: str) -> list[str]:
@@ -37,7 +40,7 @@ def terms(text: str) -> list[str]:
     """What a text can be found by: words, lower-cased; of scripts without spaces, characters and pairs of them."""
     found: list[str] = []
     for piece in _PIECE.findall(unicodedata.normalize("NFKC", text).lower()):
-        found += [piece[i : i + 2] for i in range(len(piece) - 1)] + list(piece) if _HAN.match(piece) else [piece]
+        found += [piece[i : i + 2] for i in range(len(piece) - 1)] + list(piece) if _PAIRED.match(piece) else [piece]
     return found
 
 

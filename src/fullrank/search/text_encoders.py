@@ -12,9 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from fullrank.search.analysis import MARKS
+
 Cell = Literal["lstm", "gru", "none"]
 Pooling = Literal["mean", "max", "last"]
-_WORD = re.compile(r"\w+", re.UNICODE)
+_WORD = re.compile(rf"\w+(?:[{MARKS}]+\w*)*")
 
 
 class Vocabulary:
@@ -80,7 +82,7 @@ def checked_texts(texts: Iterable[Any]) -> list[str]:
 
 
 def words_of(text: str) -> list[str]:
-    """Runs of letters and digits, lower-cased."""
+    """Runs of letters, with what stands on or beside them, and digits, lower-cased."""
     return _WORD.findall(text.lower())
 
 
