@@ -105,6 +105,13 @@ def test_samples_have_the_probabilities_of_determinants():
     assert len(set(first)) == 3
 
 
+def test_large_sets_are_drawn_by_determinants_below_the_smallest_number():
+    kernel = torch.logspace(-9, 0, 100, dtype=torch.float64).diag()  # sets of 90 have 1e-364 at most
+    drawn = k_dpp_sample(kernel, 90, torch.Generator().manual_seed(0))
+    assert len(set(drawn)) == 90
+    assert sum(item >= 10 for item in drawn) > 80
+
+
 def test_equal_scores_have_a_finite_margin_loss():
     scores = torch.ones(2, 3, requires_grad=True)
     set_margin_loss(scores).backward()

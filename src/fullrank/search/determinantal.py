@@ -6,6 +6,7 @@ s_i = (1 + cos(q, e_i)) / 2 (Ye et al. 2023, "Compositional Exemplars for In-con
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -117,19 +118,19 @@ def log_volumes(kernel: Float[Tensor, "batch M M"], sets: Int[Tensor, "batch set
 
 
 def _elementary_choice(values: Tensor, n: int, generator: torch.Generator | None) -> list[int]:
-    """Which eigenvectors span the sample: by elementary symmetric polynomials E_l^m of the eigenvalues."""
+    """Which eigenvectors span the sample: by logs of elementary symmetric polynomials E_l^m of the eigenvalues."""
     M = len(values)
-    scaled = values / values.max()  # the choice does not depend on the scale, and the products stay finite
-    E = torch.zeros(n + 1, M + 1, dtype=values.dtype)
-    E[0] = 1
+    logs = values.log()  # products of many small eigenvalues are 0, their logs are not
+    E = torch.full((n + 1, M + 1), -torch.inf, dtype=values.dtype)
+    E[0] = 0
     for size in range(1, n + 1):
-        E[size, 1:] = (scaled * E[size - 1, :-1]).cumsum(0)
+        E[size, 1:] = (logs + E[size - 1, :-1]).logcumsumexp(0)
     chosen: list[int] = []
     left = n
     for m in range(M, 0, -1):
         if left == 0:
             break
-        share = 1.0 if m == left else float(scaled[m - 1] * E[left - 1, m - 1] / E[left, m])
+        share = 1.0 if m == left else math.exp(logs[m - 1] + E[left - 1, m - 1] - E[left, m])
         if float(torch.rand((), generator=generator)) < share:
             chosen.append(m - 1)
             left -= 1
