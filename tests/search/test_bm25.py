@@ -406,6 +406,11 @@ def test_scripts_of_south_east_asia_without_spaces():
     assert Analyzer().terms("๒๕๖๗ ๚") == ["๒๕๖๗"]  # digits and signs are none of the letters
 
 
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_has_the_words_that_it_has_within_other_text(text):
+    assert Analyzer().words(f"{text} größer") == [*Analyzer().words(text), "größer"]
+
+
 def test_an_analyzer_of_ones_own_is_given_again(tmp_path):
     built = BM25Retriever(analyzer=str.split).build(collection(["A b", "c"]))
     folder = built.save(tmp_path)

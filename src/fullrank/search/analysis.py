@@ -26,6 +26,7 @@ SOUTH_EAST_ASIA = (
 _SPACELESS = f"\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f{SOUTH_EAST_ASIA}"
 _LETTER = rf"[^\W{_SPACELESS}]"
 _PIECE = re.compile(rf"[{_SPACELESS}]+|{_LETTER}+(?:[{MARKS}]+{_LETTER}*)*")
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)
 _PAIRED = re.compile(f"[\u2e80-\U0010ffff{SOUTH_EAST_ASIA}]")
 STEMMERS = {
     "ar": "arabic", "da": "danish", "de": "german", "el": "greek", "en": "porter", "es": "spanish", "fi": "finnish",
@@ -68,11 +69,12 @@ class Analyzer:
 
     def words(self, text: str) -> list[str]:
         """The words of a text before their endings are cut."""
-        if not text.isascii():
-            text = unicodedata.normalize("NFKC", text)
         excluded, least = self._excluded, self.min_length
+        if text.isascii():  # which is quicker: nothing to fold, and no script without spaces
+            words = _ASCII_WORD.findall(text.lower())
+            return [word for word in words if len(word) >= least and word not in excluded]
         found: list[str] = []
-        for piece in _PIECE.findall(text.lower()):
+        for piece in _PIECE.findall(unicodedata.normalize("NFKC", text).lower()):
             if _PAIRED.match(piece):
                 found += [piece[i : i + 2] for i in range(len(piece) - 1)] or [piece]
             elif len(piece) >= least and piece not in excluded:
