@@ -322,10 +322,10 @@ class LESSBlock(nn.Module):
         grid = self._add(
             grid, self.attention(self.norm1(grid), spatial_mask, channel_rotation, spatial_rotation), self.scale1
         )
-        return self._add(grid, self._mlp(self.norm2(grid)), self.scale2)
+        return self._add(grid, self._mlp(grid), self.scale2)
 
     def _mlp(self, grid: Tensor) -> Tensor:
-        hidden = dropout(gelu(self.up(grid)), self.dropout, self.training)
+        hidden = dropout(gelu(self.up(self.norm2(grid))), self.dropout, self.training)
         return dropout(self.down(hidden), self.dropout, self.training)
 
     def _add(self, grid: Tensor, branch: Tensor, scale: nn.Parameter | None) -> Tensor:
