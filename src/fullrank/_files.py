@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,22 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write JSON atomically, indented, NaN and infinity as null; see `write_bytes`."""
     return write_text(path, to_json(value) + "\n")
+
+
+def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, read part by part.
+
+    Raises:
+        ValueError: it is no Parquet file, or damaged.
+    """
+    import pyarrow.parquet  # slow to load
+
+    with path.open("rb") as file:  # by its name the system's own errors would be Arrow's
+        try:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
+                yield from batch.to_pylist()
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from fullrank._files import parquet_rows
+
 
 class ClickSessions(NamedTuple):
     """A log, in the order of the arguments of a click model: `model.fit(sessions)`.
@@ -49,13 +51,7 @@ def read_click_sessions(path: str | Path) -> ClickSessions:
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     if path.suffix == ".parquet":
-        import pyarrow.parquet  # slow to load
-
-        with path.open("rb") as file:
-            try:
-                yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1)
-            except pyarrow.ArrowException as error:
-                raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
+        yield from enumerate(parquet_rows(path), 1)
         return
     if path.suffix != ".jsonl":
         raise ValueError(f"{path}: a click log that ends in .jsonl or .parquet is read")

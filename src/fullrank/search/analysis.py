@@ -12,7 +12,7 @@ from typing import Any
 from fullrank._optional import require
 
 #: What stands on, under or beside a letter and is no letter itself, as most vowels of India's scripts.
-MARKS = "".join(
+_MARKS = "".join(
     mark
     for block in (range(0x300, 0x2E80), range(0xA4D0, 0xAC00))
     for mark in map(chr, block)
@@ -24,8 +24,15 @@ SOUTH_EAST_ASIA = (
     "\u17dc\u17dd"
 )
 _SPACELESS = f"\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f{SOUTH_EAST_ASIA}"
+
+
+def word_pattern(letter: str) -> str:
+    """The pattern of a word of these letters, with their marks."""
+    return rf"{letter}+(?:[{_MARKS}]+{letter}*)*"
+
+
 _LETTER = rf"[^\W{_SPACELESS}]"
-_PIECE = re.compile(rf"[{_SPACELESS}]+|{_LETTER}+(?:[{MARKS}]+{_LETTER}*)*")
+_PIECE = re.compile(f"[{_SPACELESS}]+|{word_pattern(_LETTER)}")
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)
 _PAIRED = re.compile(f"[\u2e80-\U0010ffff{SOUTH_EAST_ASIA}]")
 STEMMERS = {

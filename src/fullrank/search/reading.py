@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fullrank._files import write_bytes, write_text
+from fullrank._files import parquet_rows, write_bytes, write_text
 from fullrank.search import trec
 from fullrank.search.protocols import Document, whole_characters
 from fullrank.search.run import Qrels, Run
@@ -120,25 +120,13 @@ def _records(path: Path, complaints: Complaints | None) -> Iterator[tuple[int, d
     """Line number and fields."""
     match path.suffix.lower():
         case ".parquet":
-            yield from enumerate(_parquet_rows(path), 1)
+            yield from enumerate(parquet_rows(path), 1)
         case ".jsonl" | ".json" | ".ndjson":
             yield from _json_lines(path, complaints)
         case ".tsv" | ".txt":
             yield from _tab_separated_lines(path, complaints)
         case _:
             raise ValueError(f"{path}: files that end in .jsonl, .tsv, .txt or .parquet are read")
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    with path.open("rb") as file:
-        try:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
-                yield from batch.to_pylist()
-        except pyarrow.ArrowException as error:
-            raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
 
 
 def _json_lines(path: Path, complaints: Complaints | None) -> Iterator[tuple[int, dict[str, Any]]]:

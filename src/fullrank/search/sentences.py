@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from fullrank.search.analysis import MARKS, SOUTH_EAST_ASIA
+from fullrank.search.analysis import SOUTH_EAST_ASIA, word_pattern
 
 # A full stop of East Asia ends a sentence; one of the West if white space follows; and so does an empty line.
 _END = re.compile(r"""[。！？｡]+["'”’」』）)\]]*\s*|[.!?…]+["'”’)\]]*\s+|\s*\n\s*\n\s*""")
@@ -19,7 +19,7 @@ _SPACELESS = (
     f"\U00020000-\U0003134f{SOUTH_EAST_ASIA}"
 )
 _LETTER = rf"[^\W_{_SPACELESS}]"
-_PIECE = re.compile(rf"[{_SPACELESS}]+|{_LETTER}+(?:[{MARKS}]+{_LETTER}*)*")
+_PIECE = re.compile(f"[{_SPACELESS}]+|{word_pattern(_LETTER)}")
 _PAIRED = re.compile(rf"[{_SPACELESS}]")
 
 

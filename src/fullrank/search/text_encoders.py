@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fullrank.search.analysis import MARKS
+from fullrank.search.analysis import word_pattern
 
 Cell = Literal["lstm", "gru", "none"]
 Pooling = Literal["mean", "max", "last"]
-_WORD = re.compile(rf"\w+(?:[{MARKS}]+\w*)*")
+_WORD = re.compile(word_pattern(r"\w"))
 
 
 class Vocabulary:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fullrank import data
+from fullrank._files import parquet_rows
 
 Task = Literal["classification", "regression", "pairs", "causal-lm"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -216,22 +217,11 @@ def _parsed(path: Path) -> Iterator[Record]:
         yield record
 
 
-def _parquet(path: Path) -> list[Record]:
-    import pyarrow
-    from pyarrow import parquet
-
-    with path.open("rb") as file:  # by its name the system's own errors would be Arrow's
-        try:
-            return parquet.read_table(file).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise ValueError(f"{path} is no Parquet file, or damaged: {error}") from error
-
-
 _READERS: dict[str, Callable[[Path], list[Record]]] = {
     ".tsv": _separated("\t"),
     ".csv": _separated(","),
     ".jsonl": _json_lines,
-    ".parquet": _parquet,
+    ".parquet": lambda path: list(parquet_rows(path)),
     ".txt": lambda path: _blocks(path.read_text(encoding=_TEXT)),
 }
 #: Suffixes of the files that can be read.
